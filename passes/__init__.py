@@ -1,0 +1,1 @@
+"""One graph pass a module, and under `mathematics` the numpy behind them."""

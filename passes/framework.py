@@ -1,0 +1,213 @@
+"""What every compression pass shares: configuration, plan, context and the pass itself.
+
+A pass works in two steps. `analyse` reads the model and returns a `Plan`: one `LayerDecision`
+for every candidate layer, applied or kept, with the reason and the predicted effect. `apply`
+executes a plan, its own or one read from a file, and decides nothing.
+"""
+
+import fnmatch
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import onnx_ir as ir
+
+from passes.layerwise import LayerwiseCalibration
+
+Setting = str | int | float | bool | None
+Progress = Callable[[int, int, str], None]
+"""Called with (layers done, layers in all, what is being worked on)."""
+
+
+class ConfigError(ValueError):
+    """An option of a pass has a value that makes no sense; the message names both."""
+
+
+class PlanError(ValueError):
+    """A plan does not fit the model or the pass it is applied with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a layer costs.
+
+    Attributes:
+        parameters: stored weight elements that are not zero (bias not counted).
+        macs: multiply-accumulates for one sample; None where a shape is unknown.
+        nbytes: bytes of the layer's initializers in the file.
+    """
+
+    parameters: int
+    macs: int | None
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDecision:
+    """What a pass does with one candidate layer, and why.
+
+    Attributes:
+        layer: name of the node.
+        op_type: its operator.
+        action: "apply" or "keep".
+        reason: one line for a person; names the numbers that decided.
+        settings: per-layer settings, e.g. ``{"rank": 5, "density": 0.3}``.
+        before: cost in the input model.
+        after: predicted cost, equal to `before` when kept; measured once applied.
+        predicted_error: relative error of the layer output, ‖Δy‖/‖y‖ (of the weight, ‖ΔW‖/‖W‖,
+            when there is no calibration data); None when kept.
+        measured_error: the same, measured on calibration data after apply.
+    """
+
+    layer: str
+    op_type: str
+    action: Literal["apply", "keep"]
+    reason: str
+    before: Cost
+    after: Cost
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    predicted_error: float | None = None
+    measured_error: float | None = None
+
+    @property
+    def applies(self) -> bool:
+        """Whether the layer is rewritten."""
+        return self.action == "apply"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every decision of one pass about one model.
+
+    Attributes:
+        pass_name: the pass that made it.
+        config: the pass's configuration.
+        layers: decisions in graph order.
+        notes: what a person should know, e.g. that no calibration data was given.
+    """
+
+    pass_name: str
+    config: Mapping[str, Setting]
+    layers: tuple[LayerDecision, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def applied(self) -> tuple[LayerDecision, ...]:
+        """The layers that are rewritten."""
+        return tuple(layer for layer in self.layers if layer.applies)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
+        """Reads a plan written by `to_json`.
+
+        Raises:
+            PlanError: a field is missing, unknown or of the wrong type.
+        """
+        try:
+            layers = tuple(_decision_from_json(layer) for layer in data["layers"])
+            return cls(
+                pass_name=data["pass_name"],
+                config=dict(data["config"]),
+                layers=layers,
+                notes=tuple(data.get("notes", ())),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"not a plan written by optc: {error}") from error
+
+
+def _decision_from_json(data: Mapping[str, Any]) -> LayerDecision:
+    costs = {key: Cost(**data[key]) for key in ("before", "after")}
+    return LayerDecision(**{**data, **costs})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a pass may use besides the model.
+
+    Attributes:
+        calibration: forward activations of unlabelled samples, or None.
+        include: node-name globs; only matching layers are candidates.
+        exclude: node-name globs that are left alone.
+        seed: of everything random.
+        progress: called as layers are finished.
+    """
+
+    calibration: LayerwiseCalibration | None = None
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    seed: int = 0
+    progress: Progress = lambda done, total, label: None
+
+    def exclusion(self, layer: str) -> str | None:
+        """Why the user's globs leave a layer out, or None."""
+        if not any(fnmatch.fnmatchcase(layer, glob) for glob in self.include):
+            return f"not matched by --include {' '.join(self.include)}"
+        for glob in self.exclude:
+            if fnmatch.fnmatchcase(layer, glob):
+                return f"matched by --exclude {glob}"
+        return None
+
+
+class CompressionPass(ir.passes.InPlacePass, ABC):
+    """Base of all passes that `optc transform` offers.
+
+    Class attributes:
+        name: as typed by the user.
+        summary: one line for `optc passes`.
+        exact: the output is numerically that of the input model.
+        idempotent: a second run changes nothing.
+        config_type: frozen dataclass of options; raises `ConfigError` on bad values.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    exact: ClassVar[bool]
+    idempotent: ClassVar[bool]
+    config_type: ClassVar[type]
+
+    def __init__(self, config: Any = None, context: Context | None = None) -> None:
+        """Takes the pass's configuration (defaults when None) and context."""
+        super().__init__()
+        self.config = self.config_type() if config is None else config
+        self.context = Context() if context is None else context
+
+    @abstractmethod
+    def analyse(self, model: ir.Model) -> Plan:
+        """Decides about every candidate layer; leaves the model as it is."""
+
+    @abstractmethod
+    def apply(self, model: ir.Model, plan: Plan) -> Plan:
+        """Rewrites the model in place as planned.
+
+        Returns:
+            The plan with predicted costs and errors replaced by what was measured.
+
+        Raises:
+            PlanError: the plan names a layer that the model does not have, or cannot be applied.
+        """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Analyses and applies: the `onnx_ir` entry point."""
+        plan = self.analyse(model)
+        if not plan.applied:
+            return ir.passes.PassResult(model, modified=False)
+        self.apply(model, plan)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def keep(decision: LayerDecision, reason: str) -> LayerDecision:
+    """The decision turned into "keep", with its reason."""
+    return replace(
+        decision,
+        action="keep",
+        reason=reason,
+        after=decision.before,
+        predicted_error=None,
+        measured_error=None,
+        settings={},
+    )

@@ -1,0 +1,1 @@
+"""How optimised models execute: the `optc` operator domain and its native kernels."""

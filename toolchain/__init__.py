@@ -1,0 +1,1 @@
+"""What a person calls: commands, pipeline, calibration, verification, bench and report."""

@@ -1,0 +1,1 @@
+"""One module a command of `optc`, imported when the command runs."""
