@@ -18,6 +18,7 @@ from onnxscript import build_function
 
 from runtimes.operators import DOMAIN
 from runtimes.operators.decomposed_conv import ACTIVATIONS, BASE_NAME, INPUTS, op_types
+from runtimes.operators.positions import WIDTHS
 
 _END = 2**31 - 1
 _GEOMETRY = ("strides", "pads", "dilations")
@@ -134,7 +135,7 @@ def _symbols(op: Any, code: ir.Value) -> tuple[ir.Value, ir.Value]:
     n_symbols = op.Div(op.Shape(bits), width)
     used = op.Slice(bits, _ints(op, 0), op.Mul(n_symbols, width))
     table = op.Reshape(used, op.Concat(n_symbols, width, axis=0))  # (n_symbols, width)
-    weights = op.Constant(value=ir.tensor(2 ** np.arange(8, dtype=np.int32)))
+    weights = op.Constant(value=ir.tensor(2 ** np.arange(WIDTHS.stop - 1, dtype=np.int32)))
     weights = op.Slice(weights, _ints(op, 0), width)  # (width,)
     products = op.Mul(op.Cast(table, to=ir.DataType.INT32), weights)
     symbols = op.ReduceSum(products, _ints(op, 1), keepdims=0)

@@ -1,6 +1,6 @@
 """Positions of the nonzero blocks of a sparse tensor, as fixed-width run lengths.
 
-A stream of ``w``-bit symbols (1 ≤ w ≤ 8) walks over the blocks of a tensor in row-major order.
+A stream of ``w``-bit symbols (1 ≤ w ≤ 16) walks over the blocks of a tensor in row-major order.
 With the escape symbol ``e = 2^w - 1``:
 
     symbol s < e:  skip s empty blocks, then one stored block
@@ -15,7 +15,7 @@ cent of the entropy of values and positions together (see ``entropy_bits``).
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTHS = range(1, 9)
+WIDTHS = range(1, 17)
 
 
 def encode_runs(mask: NDArray[np.bool_], width: int) -> NDArray[np.uint8]:
@@ -23,7 +23,7 @@ def encode_runs(mask: NDArray[np.bool_], width: int) -> NDArray[np.uint8]:
 
     Args:
         mask: (n_blocks,), true where a block is stored.
-        width: bits of one symbol, 1 to 8.
+        width: bits of one symbol, 1 to 16.
 
     Returns:
         (n_bytes,) packed symbols; at least one byte.
@@ -32,9 +32,9 @@ def encode_runs(mask: NDArray[np.bool_], width: int) -> NDArray[np.uint8]:
     (stored,) = np.nonzero(mask)
     gaps = np.diff(stored, prepend=-1) - 1  # (n_stored,) empty blocks before each stored one
     ends = np.cumsum(gaps // escape + 1)  # one symbol a block after its escapes
-    symbols = np.full(int(ends[-1]) if len(ends) else 0, escape, np.uint8)
+    symbols = np.full(int(ends[-1]) if len(ends) else 0, escape, np.int64)
     symbols[ends - 1] = gaps % escape
-    bits = np.unpackbits(symbols[:, None], axis=1, count=width, bitorder="little")
+    bits = (symbols[:, None] >> np.arange(width)).astype(np.uint8) & 1  # (n_symbols, width)
     padding = np.ones(max(-bits.size % 8, 0 if bits.size else 8), np.uint8)
     return np.packbits(np.concatenate([bits.ravel(), padding]), bitorder="little")
 
@@ -43,14 +43,13 @@ def decode_runs(code: NDArray[np.uint8], width: int, n_blocks: int) -> NDArray[n
     """Inverse of `encode_runs`.
 
     Raises:
-        ValueError: the width is not 1 to 8, or the code points outside the tensor.
+        ValueError: the width is not 1 to 16, or the code points outside the tensor.
     """
     if width not in WIDTHS:
-        raise ValueError(f"position_bits is {width}, expected 1 to 8")
+        raise ValueError(f"position_bits is {width}, expected 1 to 16")
     bits = np.unpackbits(code, bitorder="little")
-    symbols = np.packbits(
-        bits[: bits.size // width * width].reshape(-1, width), axis=1, bitorder="little"
-    )[:, 0].astype(np.int64)
+    table = bits[: bits.size // width * width].reshape(-1, width)  # (n_symbols, width)
+    symbols = table @ (1 << np.arange(width))
     is_stored = symbols < 2**width - 1
     stored = (np.cumsum(symbols + is_stored) - 1)[is_stored]
     if stored.size and stored[-1] >= n_blocks:
