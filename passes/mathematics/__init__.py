@@ -1,0 +1,1 @@
+"""The numpy behind the passes: no ONNX, no files, only arrays."""

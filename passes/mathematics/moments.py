@@ -1,0 +1,90 @@
+"""Least squares over a layer's outputs, reduced to second moments.
+
+For a layer y = W·x + b with input patches x and targets t, after centring both,
+
+    E‖W·x − t‖² = tr(W·H·Wᵀ) − 2·tr(W·G) + E‖t‖²,     H = E[x·xᵀ], G = E[x·tᵀ]
+
+so every fit below needs only H (D, D) and G (D, K); the bias is t̄ − W·x̄. A ridge λ pulls W
+towards a prior W₀ (the original weight): H ← H + λI, G ← G + λ·W₀ᵀ.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array32 = NDArray[np.float32]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Second moments of a layer, D = C·kernel size, channel-major.
+
+    Attributes:
+        H: (D, D) covariance of the patches.
+        G: (D, K) covariance of patches and targets.
+        x_mean: (D,).
+        t_mean: (K,).
+        t_power: E‖t − t̄‖², summed over outputs.
+    """
+
+    H: Array
+    G: Array
+    x_mean: Array
+    t_mean: Array
+    t_power: float
+
+    def error(self, W: Array) -> float:
+        """E‖W·x + b − t‖² / E‖t − t̄‖² at the best bias; W is (K, D)."""
+        WH = W @ self.H
+        loss = np.vdot(WH, W) - 2 * np.vdot(W.T, self.G) + self.t_power
+        return max(float(loss), 0.0) / self.t_power if self.t_power > 0 else 0.0
+
+    def bias(self, W: Array) -> Array:
+        """The best bias for W (K, D): t̄ − W·x̄, (K,)."""
+        return self.t_mean - W @ self.x_mean
+
+    def with_ridge(self, strength: float, prior: Array) -> "Moments":
+        """Adds λ = strength · mean diag(H), pulling towards `prior` (K, D)."""
+        ridge = strength * float(np.trace(self.H)) / len(self.H) + 1e-12
+        H = self.H + ridge * np.eye(len(self.H))
+        power = self.t_power + ridge * float(np.vdot(prior, prior))
+        return replace(self, H=H, G=self.G + ridge * prior.T, t_power=power)
+
+    def with_targets(self, X: Array32, T: Array32) -> "Moments":
+        """The same patches (rows, D) with new targets (rows, K): H is reused."""
+        G, t_mean, t_power = _target_moments(X, T, self.x_mean)
+        return replace(self, G=G, t_mean=t_mean, t_power=t_power)
+
+
+def moments(X: Array32, T: Array32) -> Moments:
+    """Second moments of patches (rows, D) and targets (rows, K)."""
+    x_mean = X.mean(axis=0, dtype=np.float64)
+    H = _product(X, X) / len(X) - np.outer(x_mean, x_mean)
+    G, t_mean, t_power = _target_moments(X, T, x_mean)
+    return Moments(H=H, G=G, x_mean=x_mean, t_mean=t_mean, t_power=t_power)
+
+
+def own_moments(X: Array32, W: Array, bias: Array) -> Moments:
+    """Second moments with the layer's own outputs W·x + b as targets: W (K, D), bias (K,)."""
+    x_mean = X.mean(axis=0, dtype=np.float64)
+    H = _product(X, X) / len(X) - np.outer(x_mean, x_mean)
+    G = H @ W.T
+    power = float(np.vdot(W.T, G))
+    return Moments(H=H, G=G, x_mean=x_mean, t_mean=W @ x_mean + bias, t_power=power)
+
+
+def _target_moments(X: Array32, T: Array32, x_mean: Array) -> tuple[Array, Array, float]:
+    t_mean = T.mean(axis=0, dtype=np.float64)
+    G = _product(X, T) / len(X) - np.outer(x_mean, t_mean)
+    power = float(np.mean(np.square(T, dtype=np.float64), axis=0).sum() - t_mean @ t_mean)
+    return G, t_mean, power
+
+
+def _product(A: Array32, B: Array32, chunk: int = 8192) -> Array:
+    """AᵀB: float32 within a chunk of rows, float64 across chunks."""
+    total = np.zeros((A.shape[1], B.shape[1]))
+    for start in range(0, len(A), chunk):
+        total += A[start : start + chunk].T @ B[start : start + chunk]
+    return total
