@@ -1,0 +1,139 @@
+"""Standard clean-up around every pass, from onnx_ir and onnxscript parts.
+
+`prepare` brings a model to the form that the passes read: one opset range, constants as
+initializers, constant subgraphs folded, BatchNormalization folded into the convolution or Gemm
+before it, every node named. `finish` drops what a pass left unused and fills in shapes.
+Both keep graph inputs and outputs, symbolic dimensions and the names of values.
+"""
+
+import logging
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer
+from onnxscript.rewriter import RewriteRuleSet
+from onnxscript.rewriter.rules.common import (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+from runtimes.operators import MIN_IR_VERSION, MIN_OPSET
+from runtimes.operators.schemas import register_schemas
+
+logger = logging.getLogger(__name__)
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes of weights above which a model cannot pass through onnx's C++ functions in memory."""
+
+_FOLD_BATCHNORM = RewriteRuleSet(
+    [
+        fuse_batchnorm_into_conv_rule,
+        fuse_batchnorm_into_conv_transpose_rule,
+        fuse_batchnorm_into_gemm_rule,
+    ]
+)
+
+
+class OpsetError(ValueError):
+    """The model's opset cannot be brought into the supported range."""
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers of the main graph."""
+    return sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def prepare(model: ir.Model) -> ir.Model:
+    """Returns the model in the form that passes read; the argument may be changed in place.
+
+    Raises:
+        OpsetError: the standard opset is older than 13 and cannot be converted.
+    """
+    register_schemas()
+    model = _raise_opset(model)
+    if model.ir_version < 4:  # until then every initializer had to be listed as an input
+        common.RemoveInitializersFromInputsPass()(model)
+    model.ir_version = max(model.ir_version, MIN_IR_VERSION)
+    names = _names_by_weight(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=False)(model)
+    optimizer.fold_constants(model, onnx_shape_inference=False)
+    _FOLD_BATCHNORM.apply_to_model(model)
+    common.RemoveUnusedNodesPass()(model)
+    _restore_names(model, names)
+    common.NameFixPass()(model)
+    return model
+
+
+def finish(model: ir.Model) -> ir.Model:
+    """Removes what is unused and infers the shapes of new values, in place."""
+    register_schemas()
+    for cleanup in (
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
+        common.NameFixPass(),
+        common.TopologicalSortPass(),
+    ):
+        cleanup(model)
+    if weight_bytes(model) < PROTOBUF_LIMIT:
+        common.ShapeInferencePass()(model)
+    return model
+
+
+def _raise_opset(model: ir.Model) -> ir.Model:
+    """Converts to opset 13 where the model is older: our function bodies need it."""
+    opset = model.graph.opset_imports.get("", MIN_OPSET)
+    if opset >= MIN_OPSET:
+        model.graph.opset_imports.setdefault("", MIN_OPSET)
+        return model
+    if weight_bytes(model) >= PROTOBUF_LIMIT:
+        raise OpsetError(
+            f"opset {opset} is older than {MIN_OPSET} and models above 2 GB cannot be "
+            "converted; export the model again with a newer opset"
+        )
+    logger.debug("converting from opset %d to %d", opset, MIN_OPSET)
+    try:
+        converted = onnx.version_converter.convert_version(ir.to_proto(model), MIN_OPSET)
+    except Exception as error:  # the C++ converter raises plain RuntimeError and others
+        reason = str(error).strip().splitlines()[-1]
+        raise OpsetError(
+            f"opset {opset} is older than {MIN_OPSET} and conversion failed: {reason}; "
+            "export the model again with a newer opset"
+        ) from error
+    return ir.from_proto(converted)
+
+
+def _names_by_weight(model: ir.Model) -> dict[str, str]:
+    """Node name by the name of its weight: folding keeps the weight's name, not the node's."""
+    return {
+        node.inputs[1].name: node.name
+        for node in model.graph
+        if node.name and len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].name
+    }
+
+
+def _restore_names(model: ir.Model, names: dict[str, str]) -> None:
+    taken = {node.name for node in model.graph}
+    for node in model.graph:
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        old = names.get(weight.name or "") if weight is not None else None
+        if old and node.name != old and old not in taken:
+            node.name = old
+            taken.add(old)
+        elif not node.name and weight is not None and weight.is_initializer() and weight.name:
+            node.name = _unique(weight.name.removesuffix(".weight"), taken)
+
+
+def _unique(name: str, taken: set[str | None]) -> str:
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
