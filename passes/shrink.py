@@ -1,0 +1,197 @@
+"""`shrink`: removes channels and basis kernels that do not matter. The output stays the same.
+
+Source: PENNI (Li et al., ICML 2020), step D. Pruning leaves all-zero slices behind; a channel
+goes when everything that reads it ignores it or reads zeros, together with the slices of every
+weight that writes or reads it. Two differences to the published code, both for exactness: a
+channel without weights still carries its bias through the activation and counts as zero only if
+that gives zero, and where the paper iterates, `passes.channels` finds the fixed point directly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.channel_graph import ChannelGraph, Mask
+from passes.channel_removal import (
+    Removal,
+    dead_basis,
+    describe_removal,
+    find_removal,
+    format_indices,
+    lost_channels,
+    parse_indices,
+    remove_channels,
+)
+from passes.channels import Liveness, follow_channels, kept_channels, live_channels
+from passes.cost import layer_costs
+from passes.framework import CompressionPass, Cost, LayerDecision, Plan, PlanError, keep
+from runtimes.operators.decomposed_conv import is_decomposed_conv
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PARTS = ("outputs", "inputs", "basis")
+_UNKNOWN_COST = Cost(parameters=0, macs=None, nbytes=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkConfig:
+    """Options of the pass."""
+
+    channels: bool = field(default=True, metadata={"help": "remove dead channels"})
+    basis: bool = field(default=True, metadata={"help": "remove unused basis kernels"})
+
+
+class ShrinkPass(CompressionPass):
+    """Removes what contributes nothing."""
+
+    name: ClassVar[str] = "shrink"
+    summary: ClassVar[str] = "remove dead channels and basis kernels, exactly"
+    exact: ClassVar[bool] = True
+    idempotent: ClassVar[bool] = True
+    config_type: ClassVar[type] = ShrinkConfig
+
+    def analyse(self, model: ir.Model) -> Plan:
+        """Finds what every layer loses; costs after are those of a shrunk copy."""
+        graph = follow_channels(model)
+        left_out = self._left_out(model)
+        for mixing in graph.mixings:  # what is left out must stay as it is
+            if (name := mixing.node.name or "") in left_out:
+                graph.freeze(np.concatenate([mixing.reads, mixing.writes]), left_out[name])
+        live = live_channels(graph)
+        everything = np.ones_like(live.needed)
+        kept = kept_channels(graph, live.needed if self.config.channels else everything)
+        removals, reasons = {}, self._keep_reasons(model, graph, live) | left_out
+        for mixing in graph.mixings:
+            name = mixing.node.name or ""
+            basis = self.config.basis and name not in left_out
+            removals[name] = find_removal(mixing, kept, basis=basis)
+            if not removals[name].empty:
+                reasons[name] = describe_removal(mixing, removals[name])
+        after = _predict_costs(model, kept, removals)
+        config = {"channels": self.config.channels, "basis": self.config.basis}
+        layers = _decide(model, removals, reasons, after)
+        return Plan(pass_name=self.name, config=config, layers=layers)
+
+    def apply(self, model: ir.Model, plan: Plan) -> Plan:
+        """Removes what the plan names, after checking that it is dead in this model."""
+        if plan.pass_name != self.name:
+            raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
+        graph = follow_channels(model)
+        planned = {layer.layer: _read_settings(layer) for layer in plan.applied}
+        kept = _planned_channels(graph, planned)
+        _check_plan(graph, planned, kept)
+        remove_channels(model, graph, kept, planned)
+        costs = layer_costs(model)
+        measured = (replace(d, after=costs.get(d.layer, d.after)) for d in plan.layers)
+        return replace(plan, layers=tuple(measured))
+
+    def _left_out(self, model: ir.Model) -> dict[str, str]:
+        """Why nodes are no candidates, by name."""
+        reasons: dict[str, str] = {}
+        seen: set[str] = set()
+        for name in (node.name or "" for node in model.graph):
+            reason = self.context.exclusion(name)
+            if reason is not None:
+                reasons[name] = reason
+            elif not name or name in seen:
+                reasons[name] = "frozen: its name is empty or not unique"
+            seen.add(name)
+        return reasons
+
+    def _keep_reasons(self, model: ir.Model, graph: ChannelGraph, live: Liveness) -> dict[str, str]:
+        """Why a candidate layer would stay as it is, by name."""
+        frozen, roots = graph.frozen(), graph.roots()
+        reasons = {}
+        for node in model.graph:
+            if node in graph.refusals and (node.op_type in _LAYERS or is_decomposed_conv(node)):
+                reasons[node.name or ""] = f"frozen: {graph.refusals[node]}"
+        for mixing in graph.mixings:
+            ids = np.concatenate([mixing.writes, mixing.reads])
+            unread = roots[ids[~live.read[ids]]].tolist()
+            held = [f"frozen: {frozen[root]}" for root in unread if root in frozen]
+            reason = held[0] if held else "no dead channel"
+            reasons[mixing.node.name or ""] = reason if self.config.channels else "channels=False"
+        return reasons
+
+
+def _predict_costs(
+    model: ir.Model, kept: Mask, removals: Mapping[str, Removal]
+) -> Mapping[str, Cost]:
+    """Costs of a shrunk copy; its ids are the same, because rules are applied in graph order."""
+    copy = model.clone()
+    remove_channels(copy, follow_channels(copy), kept, removals)
+    return layer_costs(copy)
+
+
+def _decide(
+    model: ir.Model,
+    removals: Mapping[str, Removal],
+    reasons: Mapping[str, str],
+    after: Mapping[str, Cost],
+) -> tuple[LayerDecision, ...]:
+    """A decision for every layer that mixes channels, followed or not."""
+    before = layer_costs(model)
+    decisions = []
+    for node in model.graph:
+        name = node.name or ""
+        removal = removals.get(name, Removal())
+        decision = LayerDecision(
+            layer=name,
+            op_type=node.op_type,
+            action="apply",
+            reason=reasons.get(name, ""),
+            settings={key: format_indices(getattr(removal, key)) for key in _PARTS},
+            before=before.get(name, _UNKNOWN_COST),
+            after=after.get(name, _UNKNOWN_COST),
+            predicted_error=0.0,
+        )
+        if removal.empty:
+            decision = keep(decision, decision.reason)
+        if node.op_type in _LAYERS or is_decomposed_conv(node):
+            decisions.append(decision)
+    return tuple(decisions)
+
+
+def _read_settings(layer: LayerDecision) -> Removal:
+    try:
+        return Removal(**{key: parse_indices(str(layer.settings[key])) for key in _PARTS})
+    except (KeyError, ValueError) as error:
+        raise PlanError(f"plan of shrink, layer '{layer.layer}': bad setting {error}") from error
+
+
+def _planned_channels(graph: ChannelGraph, planned: Mapping[str, Removal]) -> Mask:
+    """Channels that a plan keeps, (ids in all,)."""
+    mixings = {mixing.node.name: mixing for mixing in graph.mixings}
+    roots = graph.roots()
+    kept = np.ones(len(roots), bool)  # by root
+    for name, removal in planned.items():
+        if name not in mixings:
+            raise PlanError(f"plan of shrink: the model has no layer '{name}' to shrink")
+        mixing = mixings[name]
+        try:
+            kept[roots[mixing.writes[list(removal.outputs)]]] = False
+            kept[roots[mixing.reads[list(removal.inputs)]]] = False
+        except IndexError as error:
+            raise PlanError(f"plan of shrink, layer '{name}': {error}") from error
+    return kept[roots]
+
+
+def _check_plan(graph: ChannelGraph, planned: Mapping[str, Removal], kept: Mask) -> None:
+    """Refuses a plan that would change the output or leave layers that do not fit together."""
+    if not all(kept[ids].any() for ids in graph.axes() if len(ids)):
+        raise PlanError("plan of shrink: it would remove all channels of a tensor")
+    needed = live_channels(graph).needed
+    for mixing in graph.mixings:
+        name = mixing.node.name or ""
+        removal, lost = planned.get(name, Removal()), lost_channels(mixing, kept)
+        if (removal.outputs, removal.inputs) != (lost.outputs, lost.inputs):
+            raise PlanError(f"plan of shrink: layer '{name}' would not fit its neighbours")
+        if (
+            needed[mixing.writes[list(lost.outputs)]].any()
+            or needed[mixing.reads[list(lost.inputs)]].any()
+        ):
+            raise PlanError(f"plan of shrink: layer '{name}' has channels that are not dead")
+        if not set(removal.basis) <= set(dead_basis(mixing, kept)):
+            raise PlanError(f"plan of shrink: layer '{name}' has basis kernels that are not dead")
