@@ -1,1 +1,8 @@
 """One graph pass a module, and under `mathematics` the numpy behind them."""
+
+from passes.framework import CompressionPass
+from passes.lower import LowerPass
+from passes.shrink import ShrinkPass
+
+PASSES: dict[str, type[CompressionPass]] = {each.name: each for each in (ShrinkPass, LowerPass)}
+"""Every pass that `optc transform` offers, by the name a user types."""

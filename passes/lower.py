@@ -1,0 +1,201 @@
+"""`lower`: replaces the operators of the optc domain by standard ONNX nodes.
+
+For tools and runtimes that cannot read model-local functions. One `DecomposedConv` becomes
+
+    two stages:  T = X ∗ B by a grouped Conv (C groups, M kernels each),  Y = 1×1 Conv with Ce
+    or one:      the dense Conv with W[k, c] = Σ_m Ce[k, c, m]·B[m]
+
+whichever is faster by the cost model; a residual input and an activation become Add, Relu, Clip.
+The channels of T are channel-major, basis-minor (c·M + m): PENNI's published code pairs them
+wrongly (Li et al., ICML 2020, official repository).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.conv import replace_node
+from passes.cost import layer_costs
+from passes.framework import CompressionPass, Cost, LayerDecision, Plan, PlanError, keep
+from runtimes.operators.decomposed_conv import (
+    BASE_NAME,
+    DecomposedWeights,
+    is_decomposed_conv,
+    read_geometry,
+    read_weights,
+)
+
+GROUPED_CONV_PENALTY = 8.0
+"""A MAC of onnxruntime's grouped Conv with several kernels a channel takes as long as this many
+of a dense one: fitted to 16 to 512 channels, AVX2, onnxruntime 1.32."""
+
+Form = Literal["auto", "two-stage", "dense"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerConfig:
+    """Options of the pass."""
+
+    form: Form = field(
+        default="auto",
+        metadata={"help": "auto (the faster by cost model), two-stage or dense"},
+    )
+
+
+class LowerPass(CompressionPass):
+    """Writes every `optc` operator as standard nodes."""
+
+    name: ClassVar[str] = "lower"
+    summary: ClassVar[str] = "replace optc operators by standard ONNX nodes"
+    exact: ClassVar[bool] = True
+    idempotent: ClassVar[bool] = True
+    config_type: ClassVar[type] = LowerConfig
+
+    def analyse(self, model: ir.Model) -> Plan:
+        """Chooses the form of every `DecomposedConv`."""
+        costs = layer_costs(model)
+        layers = tuple(
+            self._decide(node, costs[node.name or ""])
+            for node in model.graph
+            if is_decomposed_conv(node)
+        )
+        return Plan(pass_name=self.name, config={"form": self.config.form}, layers=layers)
+
+    def apply(self, model: ir.Model, plan: Plan) -> Plan:
+        """Replaces the planned nodes; drops function bodies no longer used."""
+        nodes = {node.name: node for node in model.graph if is_decomposed_conv(node)}
+        for layer in plan.applied:
+            if layer.layer not in nodes:
+                raise PlanError(f"plan of lower: the model has no DecomposedConv '{layer.layer}'")
+            _lower(nodes[layer.layer], str(layer.settings["form"]))
+        return plan
+
+    def _decide(self, node: ir.Node, before: Cost) -> LayerDecision:
+        weights, group = read_weights(node), read_geometry(node).group
+        form, reason = _choose_form(weights, group, self.config.form)
+        dense = weights.dense()
+        n_basis, kernel = weights.basis.shape[0], int(np.prod(weights.basis.shape[1:]))
+        channels = dense.shape[1] * group
+        pixels = None
+        if before.macs is not None:
+            pixels = before.macs // (channels * weights.basis.size + _nnz(weights.coefficients))
+        if form == "dense":
+            parameters, work = _nnz(dense), dense.size
+        else:
+            parameters = _nnz(weights.coefficients) + channels * weights.basis.size
+            work = channels * n_basis * kernel + weights.coefficients.size
+        stored = dense.size if form == "dense" else weights.coefficients.size
+        stored += 0 if form == "dense" else channels * weights.basis.size
+        bias = 0 if weights.bias is None else weights.bias.size
+        decision = LayerDecision(
+            layer=node.name or "",
+            op_type=node.op_type,
+            action="apply",
+            reason=reason,
+            settings={"form": form},
+            before=before,
+            after=Cost(
+                parameters=parameters,
+                macs=None if pixels is None else pixels * work,
+                nbytes=4 * (stored + bias),
+            ),
+            predicted_error=0.0,
+        )
+        exclusion = self.context.exclusion(decision.layer)
+        return decision if exclusion is None else keep(decision, exclusion)
+
+
+def _nnz(array: NDArray[Any]) -> int:
+    return int(np.count_nonzero(array))
+
+
+def _choose_form(weights: DecomposedWeights, group: int, form: Form) -> tuple[str, str]:
+    """The form, and the reason with the numbers that decided."""
+    if form != "auto":
+        return form, f"form={form} was asked for"
+    n_basis = weights.basis.shape[0]
+    kernel = int(np.prod(weights.basis.shape[1:]))
+    K, C_group, _ = weights.coefficients.shape
+    dense = K * C_group * kernel  # MACs an output position
+    two_stage = K * C_group * n_basis + GROUPED_CONV_PENALTY * C_group * group * n_basis * kernel
+    ratio = two_stage / dense
+    chosen = "two-stage" if ratio < 1 else "dense"
+    return chosen, f"{chosen}: two stages would take {ratio:.2f} of the dense conv's time"
+
+
+@dataclass
+class _Replacement:
+    """Nodes in execution order, and their initializers."""
+
+    nodes: list[ir.Node]
+    initializers: list[ir.Value]
+
+    def add(self, op: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> None:
+        """Appends a standard node whose output is named like the node."""
+        attrs = ir.convenience.convert_attributes(attributes)
+        self.nodes.append(ir.Node("", op, inputs, attrs, name=name))
+        self.nodes[-1].outputs[0].name = name
+
+    def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """Appends an initializer."""
+        tensor = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
+        value = ir.Value(
+            name=name,
+            const_value=tensor,
+            type=ir.TensorType(ir.DataType.FLOAT),
+            shape=ir.Shape(array.shape),
+        )
+        self.initializers.append(value)
+        return value
+
+    @property
+    def output(self) -> ir.Value:
+        """What the last node computes."""
+        return self.nodes[-1].outputs[0]
+
+
+def _lower(node: ir.Node, form: str) -> None:
+    weights, geometry, name = read_weights(node), read_geometry(node), node.name or ""
+    new = _Replacement([], [])
+    x = node.inputs[0]
+    sliding = {
+        "strides": geometry.strides,
+        "pads": geometry.pads,
+        "dilations": geometry.dilations,
+    }
+    bias = None if weights.bias is None else new.constant(f"{name}.bias", weights.bias)
+    if form == "dense":
+        kernel = new.constant(f"{name}.weight", weights.dense())
+        new.add("Conv", [x, kernel, bias], name, group=geometry.group, **sliding)
+    else:
+        K, C_group, n_basis = weights.coefficients.shape
+        channels = C_group * geometry.group
+        tiled = np.concatenate([weights.basis[:, None]] * channels)  # (C·M, 1, *kernel)
+        basis = new.constant(f"{name}.basis", tiled)
+        new.add("Conv", [x, basis], f"{name}.responses", group=channels, **sliding)
+        ones = (1,) * (weights.basis.ndim - 1)
+        pointwise = weights.coefficients.reshape(K, C_group * n_basis, *ones)
+        mixing = new.constant(f"{name}.coefficients", pointwise)
+        new.add("Conv", [new.output, mixing, bias], name, group=geometry.group)
+    _add_epilogue(node, new)
+    replace_node(node, new.nodes, new.initializers)
+
+
+def _add_epilogue(node: ir.Node, new: _Replacement) -> None:
+    """Adds the residual and the activation that the operator had fused."""
+    suffix = node.op_type.removeprefix(BASE_NAME)
+    name = node.name or ""
+    if suffix.startswith("Add"):
+        new.add("Add", [new.output, node.inputs[-1]], f"{name}.add")
+        suffix = suffix.removeprefix("Add")
+    if suffix == "Relu":
+        new.add("Relu", [new.output], f"{name}.relu")
+    elif suffix == "Clip":
+        bounds = [
+            new.constant(f"{name}.{key}", np.array(node.attributes[key].as_float()))
+            for key in ("lower", "upper")
+        ]
+        new.add("Clip", [new.output, *bounds], f"{name}.clip")
