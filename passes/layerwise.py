@@ -1,10 +1,74 @@
 """What a calibrated pass needs to know of the network's activations, layer by layer.
 
-`toolchain.layerwise` implements this with onnxruntime; passes see only these types.
+`toolchain.layerwise` implements these with onnxruntime; passes see only the protocols.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMaps:
+    """Activations around one convolution, as lists of batches.
+
+    Attributes:
+        inputs: (N, C, *spatial) inputs of the layer in the compressed network.
+        targets: (N, K, *out) values of the original network at the point of comparison: behind
+            the residual Add where the layer feeds one, else the layer's output.
+        shortcut: (N, K, *out) other operand of that Add in the compressed network, or None.
+        relu: the point of comparison feeds a Relu and nothing else.
+    """
+
+    inputs: Sequence[Array]
+    targets: Sequence[Array]
+    shortcut: Sequence[Array] | None
+    relu: bool
+
+
+class LayerwiseWalk(Protocol):
+    """One walk through a network, original and compressed side by side."""
+
+    def maps(self, layer: str) -> LayerMaps:
+        """Activations around a layer; layers are asked for in graph order."""
+
+    def commit(self, layer: str, weight: Array, bias: Array) -> None:
+        """Uses a new dense weight (K, C, *kernel) and bias (K,) from here on."""
+
+    def probe(self, layer: str, weight: Array, bias: Array, limit: int) -> Sequence[Array]:
+        """First graph output of the compressed network if this layer were replaced.
+
+        Nothing is committed; `layer` is the one whose `maps` were asked for last.
+
+        Args:
+            layer: node name.
+            weight: (K, C, *kernel).
+            bias: (K,).
+            limit: use whole batches until this many samples are reached.
+        """
+
+    def outputs(self) -> Sequence[tuple[Array, Array]]:
+        """First graph output of every batch, original and compressed, after the last layer."""
 
 
 class LayerwiseCalibration(Protocol):
-    """Placeholder: completed together with `toolchain.layerwise`."""
+    """Calibration data that can be walked through any model of the same inputs."""
+
+    samples: int
+
+    def walk(
+        self, model: ir.Model, layers: Sequence[str], limit: int | None = None
+    ) -> LayerwiseWalk:
+        """Starts at the inputs; `layers` are the Conv nodes that will be asked for.
+
+        Args:
+            model: prepared model.
+            layers: node names in graph order.
+            limit: use at most this many samples.
+        """
