@@ -1,0 +1,192 @@
+"""Reads, checks and writes model files.
+
+`load_model` finds everything that is wrong with a file before any work starts. `save_model`
+writes to a temporary folder beside the target and renames, so that the target is always either
+the old file or the complete new one.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from passes.cost import is_layer, model_cost
+from runtimes import ort
+from runtimes.operators.schemas import register_schemas
+from toolchain.errors import UnreadableError, UsageError
+from toolchain.results import ModelSummary
+
+_CHUNK = 2**20
+_LONGEST_REASON = 200
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def load_model(path: Path) -> ir.Model:
+    """Reads a model and checks it.
+
+    Raises:
+        UnreadableError: the file is missing, damaged, not ONNX, invalid, has weights that are not
+            finite, or its external data is missing or too short.
+    """
+    _check_file(path)
+    try:
+        model = ir.load(path)
+    except DecodeError as error:
+        raise UnreadableError(
+            f"{path}: not an ONNX file, or cut off; copy or export the model again"
+        ) from error
+    except Exception as error:  # the reader raises whatever a malformed graph runs into
+        raise UnreadableError(f"{path}: malformed ONNX graph: {_one_line(error)}") from error
+    if not len(model.graph) and not model.graph.outputs:
+        raise UnreadableError(f"{path}: not an ONNX model: it has no graph")
+    _check_external_data(path, model)
+    _check_valid(path)
+    _check_finite(path, model)
+    return model
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Writes a model; an existing file is replaced only once the new one is complete.
+
+    Weights go to ``<name>.data`` beside it if they did so before, or do not fit otherwise.
+
+    Raises:
+        UsageError: the target cannot be written.
+    """
+    ensure_writable(path)
+    data = ort.external_data_name(model, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optc-") as folder:
+            ir.save(model, Path(folder, path.name), external_data=data)
+            for name in [data, path.name] if data else [path.name]:
+                if Path(folder, name).exists():
+                    os.replace(Path(folder, name), path.with_name(name))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def ensure_writable(path: Path) -> None:
+    """Finds out before any work is done that an output file cannot be written.
+
+    Raises:
+        UsageError: its folder is missing or read-only, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder, name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: no folder {path.parent}, create it first")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise UsageError(f"cannot write {path}: permission denied")
+
+
+def model_summary(path: Path, model: ir.Model) -> ModelSummary:
+    """Size, hash and cost of a model that was read from `path`."""
+    files = [path, *external_files(path, model)]
+    cost = model_cost(model)
+    return ModelSummary(
+        path=str(path),
+        sha256=_sha256(files),
+        nbytes=sum(file.stat().st_size for file in files),
+        parameters=cost.parameters,
+        macs=cost.macs,
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a model file followed by its external data files, in path order."""
+    return _sha256([path, *external_files(path, ir.load(path))])
+
+
+def external_files(path: Path, model: ir.Model) -> list[Path]:
+    """The external data files of a model that was read from `path`, sorted."""
+    return sorted({path.parent / tensor.location for _, tensor in _external_tensors(model)})
+
+
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UnreadableError(f"{path}: is a folder, name the .onnx file in it")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_LFS_POINTER))
+    except FileNotFoundError as error:
+        raise UnreadableError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UnreadableError(f"{path}: {error.strerror or error}") from error
+    if not head:
+        raise UnreadableError(f"{path}: the file is empty; copy or export the model again")
+    if head == _LFS_POINTER:
+        raise UnreadableError(f"{path}: is a Git LFS pointer; run 'git lfs pull'")
+
+
+def _external_tensors(model: ir.Model) -> Iterator[tuple[str, ir.ExternalTensor]]:
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield name, value.const_value
+
+
+def _check_external_data(path: Path, model: ir.Model) -> None:
+    for name, tensor in _external_tensors(model):
+        location = Path(tensor.location)
+        file = path.parent / location
+        if location.is_absolute() or ".." in location.parts:
+            raise UnreadableError(
+                f"{path}: external data {location} of '{name}' is not in the model's folder; "
+                "save the model again with its data beside it"
+            )
+        if not file.is_file():
+            raise UnreadableError(
+                f"{path}: external data {file} of '{name}' is missing; copy it beside the model"
+            )
+        needed, size = (tensor.offset or 0) + tensor.nbytes, file.stat().st_size
+        if size < needed:
+            raise UnreadableError(
+                f"{path}: external data {file} has {size} bytes, '{name}' ends at byte {needed}; "
+                "copy it again"
+            )
+
+
+def _check_valid(path: Path) -> None:
+    register_schemas()
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the C++ checker raises ValidationError, RuntimeError and others
+        raise UnreadableError(f"{path}: not a valid model: {_one_line(error)}") from error
+
+
+def _check_finite(path: Path, model: ir.Model) -> None:
+    """Refuses NaN anywhere, and infinities in layers; elsewhere they mask or leave a bound open."""
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
+                continue
+            array = tensor.numpy()
+            low, high = float(array.min()), float(array.max())  # NaN wins in both
+            is_weight = any(is_layer(node) for node, _ in value.uses())
+            if np.isnan(low) or (is_weight and np.isinf([low, high]).any()):
+                what = "NaN" if np.isnan(low) else "infinite"
+                raise UnreadableError(
+                    f"{path}: weight '{name}' has {what} values; the training or export that "
+                    "made it failed"
+                )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " …"
