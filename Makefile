@@ -1,0 +1,52 @@
+# make demo    compress the sample network, then compare, score and time both
+# make test    run the tests
+# make lint    ruff and mypy
+# Everything is installed into VENV and written to out/; nothing outside the folder is touched.
+
+VENV ?= .venv
+PYTHON ?= python3
+OUT := out
+MODEL := samples/models/resnet20_cifar10.onnx
+SMALL := $(OUT)/resnet20_penni.onnx
+INSTALLED := $(VENV)/.installed
+BIN := $(VENV)/bin
+
+.PHONY: venv demo test lint bench clean
+.DELETE_ON_ERROR:
+
+venv: $(INSTALLED)
+
+# Editable, so that commands run the code of this checkout.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) must be Python 3.11 or later with venv (Debian: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e ".[test,samples]"
+	@touch $@
+
+$(OUT)/calib.npz: $(INSTALLED) samples/make_data.py $(wildcard samples/data/*)
+	$(BIN)/python samples/make_data.py --out $(OUT)
+	@touch $@
+
+$(SMALL): $(INSTALLED) $(OUT)/calib.npz $(MODEL)
+	$(BIN)/optc transform $(MODEL) --pass penni:params=0.3 --calib $(OUT)/calib.npz \
+	  -o $@ --report $(OUT)/report
+
+demo: $(SMALL)
+	$(BIN)/python samples/demo.py $(MODEL) $(SMALL) --data $(OUT)/eval.npz
+
+bench: $(SMALL)
+	$(BIN)/optc bench $(MODEL) $(SMALL)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard samples/*.py)
+
+clean:
+	rm -rf $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
