@@ -2,7 +2,10 @@
 
 from passes.framework import CompressionPass
 from passes.lower import LowerPass
+from passes.penni import PenniPass
 from passes.shrink import ShrinkPass
 
-PASSES: dict[str, type[CompressionPass]] = {each.name: each for each in (ShrinkPass, LowerPass)}
+PASSES: dict[str, type[CompressionPass]] = {
+    each.name: each for each in (PenniPass, ShrinkPass, LowerPass)
+}
 """Every pass that `optc transform` offers, by the name a user types."""

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.channel_graph import ChannelGraph, Ids, Mask, Mixing
+from passes.conv import free_name
 from runtimes.operators.decomposed_conv import (
     DecomposedWeights,
     encode_coefficients,
@@ -189,16 +190,7 @@ def _replace_constant(graph: ir.Graph, node: ir.Node, index: int, array: NDArray
     if len(old.uses()) == 1 and old.name in graph.initializers and not old.is_graph_output():
         _set_constant(old, array)
         return
-    new = ir.Value(name=_free_name(graph, old.name), type=old.type)
+    new = ir.Value(name=free_name(graph, old.name), type=old.type)
     _set_constant(new, array)
     graph.initializers.add(new)
     node.replace_input_with(index, new)
-
-
-def _free_name(graph: ir.Graph, name: str) -> str:
-    taken = set(graph.initializers) | {value.name for value in graph.inputs}
-    taken |= {output.name for node in graph for output in node.outputs}
-    count = 2
-    while f"{name}_{count}" in taken:
-        count += 1
-    return f"{name}_{count}"

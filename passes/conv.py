@@ -71,11 +71,12 @@ def replace_node(old: ir.Node, new: Sequence[ir.Node], initializers: Sequence[ir
     Args:
         old: node with one output, removed from its graph.
         new: replacement in execution order; the last one's first output takes over.
-        initializers: new initializers, registered in the graph.
+        initializers: new initializers, registered in the graph; renamed where a name is taken.
     """
     graph = old.graph
     assert isinstance(graph, ir.Graph)
     for value in initializers:
+        value.name = free_name(graph, value.name or "")
         graph.initializers.add(value)
     before, after = old.outputs[0], new[-1].outputs[0]
     after.name, after.type, after.shape = before.name, before.type, before.shape
@@ -83,6 +84,17 @@ def replace_node(old: ir.Node, new: Sequence[ir.Node], initializers: Sequence[ir
     ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
     before.name = None
     graph.remove(old, safe=True)
+
+
+def free_name(graph: ir.Graph, name: str) -> str:
+    """The name, or with a number behind it where a value of the graph has it already."""
+    taken = set(graph.initializers) | {value.name for value in graph.inputs}
+    taken |= {output.name for node in graph for output in node.outputs}
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
 
 
 def _has_input(node: ir.Node, index: int) -> bool:

@@ -191,6 +191,10 @@ class CompressionPass(ir.passes.InPlacePass, ABC):
             PlanError: the plan names a layer that the model does not have, or cannot be applied.
         """
 
+    def followers(self) -> tuple["CompressionPass", ...]:
+        """Passes that clean up what this one leaves behind; none by default."""
+        return ()
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Analyses and applies: the `onnx_ir` entry point."""
         plan = self.analyse(model)

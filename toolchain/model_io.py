@@ -9,6 +9,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -59,16 +60,36 @@ def save_model(model: ir.Model, path: Path) -> None:
     Raises:
         UsageError: the target cannot be written.
     """
+    with staged_model(model, path) as staged:
+        publish(staged, path)
+
+
+@contextmanager
+def staged_model(model: ir.Model, path: Path) -> Iterator[Path]:
+    """Writes a model to a temporary folder beside its target, under the name it will have.
+
+    Yields:
+        The file; `publish` moves it to the target, otherwise it goes away.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
     ensure_writable(path)
-    data = ort.external_data_name(model, path)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optc-") as folder:
-            ir.save(model, Path(folder, path.name), external_data=data)
-            for name in [data, path.name] if data else [path.name]:
-                if Path(folder, name).exists():
-                    os.replace(Path(folder, name), path.with_name(name))
+            staged = Path(folder, path.name)
+            ir.save(model, staged, external_data=ort.external_data_name(model, staged))
+            yield staged
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def publish(staged: Path, path: Path) -> None:
+    """Moves a staged model to its target, external data first."""
+    data = staged.with_name(f"{staged.name}.data")
+    if data.exists():
+        os.replace(data, path.with_name(data.name))
+    os.replace(staged, path)
 
 
 def ensure_writable(path: Path) -> None:

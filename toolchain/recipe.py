@@ -13,10 +13,11 @@ Keys are strict: an unknown one is an error that names the nearest known one.
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import yaml
 
 from passes import PASSES
-from passes.framework import CompressionPass, ConfigError, Context, Setting
+from passes.framework import CompressionPass, ConfigError, Context, Plan, Setting
 from toolchain.errors import UnreadableError, UsageError
 
 VERSION = 1
@@ -67,6 +68,10 @@ class Recipe:
             "exclude": list(self.exclude),
             "lower": self.lower,
         }
+
+    def with_options(self, **options: Any) -> "Recipe":
+        """The same passes with other values of the fields named."""
+        return dataclasses.replace(self, **options)
 
 
 def parse_pass(text: str) -> PassSpec:
@@ -129,6 +134,32 @@ def parse_recipe(data: Any, where: str) -> Recipe:
         exclude=_globs(data.get("exclude", []), where),
         lower=lower,
     )
+
+
+def load_plans(path: Path) -> tuple[Plan, ...]:
+    """Reads the plans in a ``report.json``, or in what ``--dry-run --json`` printed.
+
+    Raises:
+        UnreadableError: the file is missing or holds no plans.
+        UsageError: a plan is of an unknown pass.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        plans = tuple(Plan.from_json(plan) for plan in document["plans"])
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnreadableError(f"plan {path}: {' '.join(str(reason).split())}") from error
+    if not plans:
+        raise UnreadableError(f"plan {path}: no plans in it")
+    for plan in plans:
+        _check_pass(plan.pass_name)
+    return plans
+
+
+def plan_recipe(plans: Sequence[Plan]) -> Recipe:
+    """The recipe that plans were made with, as far as they tell."""
+    specs = (PassSpec(name=plan.pass_name, options=plan.config) for plan in plans)
+    return Recipe(passes=tuple(specs))
 
 
 def build_pass(spec: PassSpec, context: Context) -> CompressionPass:

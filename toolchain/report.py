@@ -6,6 +6,7 @@ same result gives the same bytes.
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Mapping
 from html import escape
@@ -22,7 +23,12 @@ from toolchain.errors import UsageError
 from toolchain.results import TransformResult
 from toolchain.svg import Series, bar_chart, dot_plot
 
-VERDICTS = {"passed": "✓ Passed", "rejected": "✗ Rejected", "dry": "Dry run"}
+VERDICTS = {
+    "passed": "✓ Passed",
+    "rejected": "✗ Rejected",
+    "dry": "Dry run",
+    "nothing": "Nothing applied",
+}
 
 
 def write_report(result: TransformResult, directory: Path) -> list[Path]:
@@ -48,6 +54,21 @@ def write_report(result: TransformResult, directory: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"report directory {directory}: {error.strerror or error}") from error
     return [directory / name for name in contents]
+
+
+def ensure_report_writable(directory: Path) -> None:
+    """Finds out before any work is done that a report cannot be written.
+
+    Raises:
+        UsageError: the directory is a file, or it or its parent cannot be written to.
+    """
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UsageError(f"report directory {directory}: {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise UsageError(f"report directory {directory}: permission denied")
 
 
 def render_json(result: TransformResult) -> str:
@@ -80,21 +101,22 @@ def render_html(result: TransformResult) -> str:
 
 def _verdict(result: TransformResult) -> str:
     if result.verification is None:
-        return "dry"
-    return "passed" if result.verification.passed else "rejected"
+        return "dry" if result.dry_run else "nothing"
+    return "passed" if result.verification.passed and not result.missed_gates else "rejected"
 
 
 def _subtitle(result: TransformResult, passes: str) -> str:
-    if result.output is None:
+    if result.output is not None:
+        return f"Compressed with {passes}, written to {result.output.path}"
+    if result.dry_run:
         return f"Plan of {passes}. Nothing was written; what comes after is predicted."
-    return f"Compressed with {passes}, written to {result.output.path}"
+    return f"{passes} changed no layer. Nothing was written; the table says why."
 
 
 def _callout(result: TransformResult) -> str:
-    if result.verification is None or not result.verification.failures:
-        return ""
-    lines = "".join(f"<li>{escape(line)}</li>" for line in result.verification.failures)
-    return f'<div class="callout rejected"><ul>{lines}</ul></div>'
+    failures = result.verification.failures if result.verification is not None else ()
+    lines = "".join(f"<li>{escape(line)}</li>" for line in (*failures, *result.missed_gates))
+    return f'<div class="callout rejected"><ul>{lines}</ul></div>' if lines else ""
 
 
 def _plan(plan: Plan) -> str:

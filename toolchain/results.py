@@ -63,7 +63,7 @@ class Verification:
     Attributes:
         passed: whether every check held.
         exact: all applied passes are exact, so `tolerance` bounds the relative error.
-        tolerance: largest accepted relative L2 error; None for lossy passes.
+        tolerance: largest accepted relative L2 error.
         data: "calibration" or "random".
         outputs: fidelity of every graph output.
         failures: one line for every check that failed.
@@ -93,10 +93,11 @@ class TransformResult:
     Attributes:
         input: the model read.
         output: the model written; its path ends in ``.rejected.onnx`` if a check failed; None
-            after ``--dry-run``.
+            after ``--dry-run`` and where no layer was changed.
         recipe: passes with their options, seed, globs: enough to repeat the run.
-        plans: one per pass, with measured errors where calibration data was given.
-        verification: None after ``--dry-run``.
+        plans: one per pass, with measured errors once applied.
+        verification: None where no model was written.
+        missed_gates: one line for every gate that was missed.
         calibration: None when data-free.
         seconds: wall time of each stage, by name, in order.
         environment: versions of python, optc, onnx, onnxruntime, numpy; cpu; threads.
@@ -110,6 +111,8 @@ class TransformResult:
     calibration: Calibration | None
     seconds: Mapping[str, float]
     environment: Mapping[str, str]
+    missed_gates: tuple[str, ...] = ()
+    dry_run: bool = False
     schema: str = field(default=SCHEMA)
 
     def to_json(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from onnx import helper, numpy_helper
 from passes.conv import read_conv
 from passes.mathematics.allocation import BudgetError
 from passes.mathematics.fit import LayerSetting
-from passes.penni_fit import Request, fit_network, plan_network
+from passes.penni_fit import fit_network
+from passes.penni_plan import Request, plan_network
 from toolchain.layerwise import ArrayCalibration
 
 

@@ -107,5 +107,11 @@ def dry_run() -> TransformResult:
     unknown = replace(layers[3], before=replace(layers[3].before, macs=None))
     planned = replace(passed.plans[0], layers=(*layers[:3], unknown, *layers[4:]))
     return replace(
-        passed, output=None, verification=None, calibration=None, plans=(planned,), seconds={}
+        passed,
+        output=None,
+        verification=None,
+        calibration=None,
+        plans=(planned,),
+        seconds={},
+        dry_run=True,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from toolchain.accuracy import Accuracy, evaluate
+from toolchain.accuracy import Accuracy, drop_points, evaluate
 from toolchain.commands.options import (
     MODEL,
     OpenedModel,
@@ -84,11 +84,6 @@ def command(
         raise GateError(
             f"top-1 is {drop:.2f} points below the baseline's, --max-drop allows {max_drop:g}"
         )
-
-
-def drop_points(baseline: Accuracy, score: Accuracy) -> float:
-    """Percentage points of top-1 that are lost; negative where some are gained."""
-    return round(100 * (baseline.top1 - score.top1), 9)  # 0.3 is not to miss a gate of 0.3
 
 
 def _score(

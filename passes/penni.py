@@ -1,0 +1,209 @@
+"""`penni`: convolutions as a shared basis and sparse coefficients (`optc::DecomposedConv`).
+
+    W[k, c] ≈ Σ_m Ce[k, c, m] · B[m]
+
+Source: PENNI (Li et al., ICML 2020, arXiv 2005.07133): decomposition (step A), pruning of
+coefficients (C) and removal of what is dead (D, the pass `shrink`). Without the training of step
+B; instead the factors are fitted to the outputs of the original network on calibration data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from passes.conv import ConvLayer, UnsupportedConvError, read_conv, replace_node
+from passes.cost import layer_costs, layer_name, model_cost, with_sample_shapes
+from passes.framework import CompressionPass, ConfigError, Plan, PlanError
+from passes.mathematics.allocation import BudgetError
+from passes.penni_config import PenniConfig
+from passes.penni_decision import decide, read_settings
+from passes.penni_fit import FittedLayer, fit_network
+from passes.penni_plan import LayerPlan, Request, plan_network
+from passes.shrink import ShrinkPass
+from runtimes.operators import DOMAIN, DOMAIN_VERSION
+from runtimes.operators.decomposed_conv import DecomposedWeights, is_decomposed_conv, make_node
+from runtimes.operators.decomposed_conv_function import add_functions
+
+
+class PenniPass(CompressionPass):
+    """Decomposes convolutions."""
+
+    name: ClassVar[str] = "penni"
+    summary: ClassVar[str] = "convolutions as shared basis kernels and sparse coefficients"
+    exact: ClassVar[bool] = False
+    idempotent: ClassVar[bool] = False  # a budget is a share of the model at hand
+    config_type: ClassVar[type] = PenniConfig
+
+    def followers(self) -> tuple[CompressionPass, ...]:
+        """Dead channels are removed afterwards."""
+        return (ShrinkPass(context=self.context),) if self.config.shrink else ()
+
+    def analyse(self, model: ir.Model) -> Plan:
+        """Chooses rank and density of every convolution."""
+        layers, reasons = self._candidates(model)
+        plans = self._plan_layers(model, layers) if layers else {}
+        costs = layer_costs(model)
+        by_name = {layer.name: layer for layer in layers}
+        decisions = [
+            decide(node, costs[name], by_name.get(name), plans.get(name), reasons.get(name))
+            for node in model.graph
+            if _is_conv(node) and (name := layer_name(node))
+        ]
+        without_data = "no calibration data: the weights alone decide, and errors are theirs"
+        with_data = (
+            "predicted error: of this layer alone; measured: behind its Relu, with the errors of "
+            "the layers before it"
+        )
+        notes = (with_data if self.context.calibration else without_data,)
+        config = asdict(self.config)
+        return Plan(pass_name=self.name, config=config, layers=tuple(decisions), notes=notes)
+
+    def apply(self, model: ir.Model, plan: Plan) -> Plan:
+        """Fits the planned layers and replaces their nodes."""
+        if plan.pass_name != self.name:
+            raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
+        layers = {layer.name: layer for layer in _readable(model)}
+        settings = {each.layer: read_settings(each, layers) for each in plan.applied}
+        context = self.context
+        fitted = fit_network(
+            model,
+            list(layers.values()),
+            settings,
+            context.calibration,
+            seed=context.seed,
+            progress=lambda done, total, label: context.progress(done, total, f"fit {label}"),
+        )
+        _rewrite(model, layers, fitted)
+        costs = layer_costs(model)
+        return replace(
+            plan,
+            layers=tuple(
+                replace(each, after=costs[each.layer], measured_error=fitted[each.layer].error)
+                if each.applies
+                else each
+                for each in plan.layers
+            ),
+        )
+
+    def _candidates(self, model: ir.Model) -> tuple[list[ConvLayer], dict[str, str]]:
+        """Layers that may be decomposed, and why others may not, by name."""
+        shaped, _ = with_sample_shapes(model)
+        layers: list[ConvLayer] = []
+        reasons: dict[str, str] = {}
+        for node in shaped.graph:
+            if not _is_conv(node):
+                continue
+            name = layer_name(node)
+            layer, reason = _read(node)
+            refusal = reason or self.context.exclusion(name) or self._refusal(layer)
+            if refusal is not None or layer is None:
+                reasons[name] = refusal or ""
+            else:
+                layers.append(layer)
+        return layers, reasons
+
+    def _refusal(self, layer: ConvLayer | None) -> str | None:
+        """Why a layer is not worth or not able to be decomposed."""
+        assert layer is not None
+        group, channels = layer.geometry.group, layer.weight.shape[1]
+        if group > 1:
+            kind = "depthwise" if channels == 1 else f"{group} groups"
+            return f"{kind}: too few weights a kernel share a basis"
+        if layer.kernel_size == 1 and self.config.pointwise == "keep":
+            return "1×1: no spatial kernel to decompose; pointwise=sparsify drops its weights"
+        if layer.weight.size < self.config.min_weights:
+            return f"tiny: {layer.weight.size} weights, min_weights={self.config.min_weights}"
+        return None
+
+    def _plan_layers(self, model: ir.Model, layers: list[ConvLayer]) -> dict[str, LayerPlan]:
+        context = self.context
+        try:
+            return plan_network(
+                model,
+                layers,
+                _of_layers(self.config.request, model, layers),
+                context.calibration,
+                seed=context.seed,
+                progress=lambda done, total, label: context.progress(done, total, f"plan {label}"),
+            )
+        except BudgetError as error:
+            budget = "params" if self.config.macs is None else "macs"
+            share = getattr(self.config.request, budget)
+            raise ConfigError(
+                f"{budget}={share:g} cannot be reached: {error} (in {budget} of the layers that "
+                "can be decomposed); raise it, or lower rank or density"
+            ) from error
+
+
+def _is_conv(node: ir.Node) -> bool:
+    return (node.domain == "" and node.op_type == "Conv") or is_decomposed_conv(node)
+
+
+def _read(node: ir.Node) -> tuple[ConvLayer | None, str | None]:
+    """The layer, or why it cannot be rewritten."""
+    if is_decomposed_conv(node):
+        return None, "already decomposed"
+    try:
+        return read_conv(node), None
+    except UnsupportedConvError as error:
+        return None, str(error)
+
+
+def _readable(model: ir.Model) -> list[ConvLayer]:
+    """All convolutions that can be rewritten, in graph order."""
+    shaped, _ = with_sample_shapes(model)
+    read = (_read(node)[0] for node in shaped.graph if _is_conv(node))
+    return [layer for layer in read if layer is not None]
+
+
+def _of_layers(request: Request, model: ir.Model, layers: list[ConvLayer]) -> Request:
+    """The request with its budget as a share of the layers instead of the whole model.
+
+    Raises:
+        ConfigError: what the other layers cost is unknown, or above the budget.
+    """
+    if not request.has_budget:
+        return request
+    key: Literal["params", "macs"] = "macs" if request.macs is not None else "params"
+    whole, share = model_cost(model), getattr(request, key)
+    total = whole.parameters if key == "params" else whole.macs
+    sizes = [
+        layer.weight.size * (1 if key == "params" else layer.output_positions or 0)
+        for layer in layers
+    ]
+    if total is None or 0 in sizes:
+        raise ConfigError(
+            "a budget of MACs needs known shapes; export the model with fixed sizes apart from "
+            "the batch, or give params"
+        )
+    others = total - sum(sizes)
+    left = (share * total - others) / sum(sizes)
+    if left <= 0:
+        raise ConfigError(
+            f"{key}={share:g} cannot be reached: layers that are not decomposed have "
+            f"{others / total:.3f} of the model's {key}"
+        )
+    return replace(request, **{key: min(left, 1.0)})
+
+
+def _rewrite(
+    model: ir.Model, layers: Mapping[str, ConvLayer], fitted: Mapping[str, FittedLayer]
+) -> None:
+    """Replaces the fitted layers' nodes; the names of nodes and values stay."""
+    nodes = {layer_name(node): node for node in model.graph if _is_conv(node)}
+    op_types = []
+    for name, result in fitted.items():
+        old, factors = nodes[name], result.factors
+        weights = DecomposedWeights(
+            basis=factors.basis, coefficients=factors.coefficients, bias=factors.bias
+        )
+        x = old.inputs[0]
+        assert x is not None
+        new, initializers = make_node(x, weights, layers[name].geometry, name=name)
+        replace_node(old, [new], initializers)
+        op_types.append(new.op_type)
+    if op_types:
+        model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+        add_functions(model, op_types)

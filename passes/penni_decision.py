@@ -1,0 +1,110 @@
+"""What the pass `penni` decides about one layer, as a `LayerDecision` and back."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from passes.conv import ConvLayer
+from passes.cost import layer_name
+from passes.framework import Cost, LayerDecision, PlanError, keep
+from passes.mathematics.fit import LayerSetting
+from passes.penni_plan import LayerPlan
+from runtimes.operators.positions import entropy_bits
+
+
+def decide(
+    node: ir.Node,
+    before: Cost,
+    layer: ConvLayer | None,
+    plan: LayerPlan | None,
+    refusal: str | None,
+) -> LayerDecision:
+    """The decision about one convolution.
+
+    Args:
+        node: the convolution.
+        before: its cost.
+        layer: None where it is no candidate.
+        plan: None where it stays dense.
+        refusal: why it is no candidate.
+    """
+    decision = LayerDecision(
+        layer=layer_name(node),
+        op_type=node.op_type,
+        action="keep",
+        reason=refusal or "the budget leaves it dense: decomposing others costs less accuracy",
+        before=before,
+        after=before,
+    )
+    if layer is None or plan is None:
+        return decision
+    setting, (K, C) = plan.setting, layer.weight.shape[:2]
+    coefficients = K * C * setting.rank
+    stored = coefficients if setting.keep is None else setting.keep
+    after = _predicted_cost(layer, setting.rank, stored, setting.pair)
+    if setting.threshold is None and after.parameters >= before.parameters:
+        return keep(
+            decision, f"does not pay: {after.parameters} factors, {layer.weight.size} weights"
+        )
+    density = stored / coefficients
+    sparsity = (
+        f"|c| ≥ {setting.threshold:g}·std"
+        if setting.threshold is not None
+        else f"{density:.1%} of its coefficients"
+    )
+    return replace(
+        decision,
+        action="apply",
+        reason=f"{setting.rank} of {layer.kernel_size} basis kernels, {sparsity}",
+        after=after,
+        settings={
+            "rank": setting.rank,
+            "density": density,
+            "coefficients": setting.keep,
+            "granularity": "pair" if setting.pair else "element",
+            "threshold": setting.threshold,
+        },
+        predicted_error=plan.predicted_error,
+    )
+
+
+def _predicted_cost(layer: ConvLayer, rank: int, stored: int, pair: bool) -> Cost:
+    """Parameters nnz + M·RS; MACs HoWo·(C·M·RS + nnz) (PENNI, official code); entropy bytes."""
+    K, C = layer.weight.shape[:2]
+    block = rank if pair else 1
+    basis = rank * layer.kernel_size
+    position_bytes = round(entropy_bits(stored // block, K * C * rank // block) / 8)
+    positions = layer.output_positions
+    return Cost(
+        parameters=stored + basis,
+        macs=None if positions is None else positions * (C * basis + stored),
+        nbytes=4 * (stored + basis + K) + position_bytes,
+    )
+
+
+def read_settings(decision: LayerDecision, layers: Mapping[str, ConvLayer]) -> LayerSetting:
+    """Settings of a planned layer.
+
+    Raises:
+        PlanError: the model has no such layer, or a setting is missing or out of range.
+    """
+    where = f"plan of penni, layer '{decision.layer}'"
+    if decision.layer not in layers:
+        raise PlanError(f"{where}: the model has no such convolution that can be decomposed")
+    given, layer = decision.settings, layers[decision.layer]
+    try:
+        rank, keep_count, threshold = (given[key] for key in ("rank", "coefficients", "threshold"))
+        setting = LayerSetting(
+            rank=int(str(rank)),
+            keep=None if keep_count is None else int(str(keep_count)),
+            pair=given["granularity"] == "pair",
+            threshold=None if threshold is None else float(str(threshold)),
+        )
+    except (KeyError, ValueError) as error:
+        raise PlanError(f"{where}: bad setting {error}") from error
+    if not 1 <= setting.rank <= layer.kernel_size or layer.geometry.group != 1:
+        raise PlanError(
+            f"{where}: rank {setting.rank} does not fit a kernel of {layer.kernel_size}"
+        )
+    return setting

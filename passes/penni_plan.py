@@ -1,0 +1,261 @@
+"""Plans the PENNI decomposition of a whole network: rank and density of every layer.
+
+Under a budget the plan minimises
+
+    Σ_l s_l · e_l(rank, density),    s_l = (output error when only layer l is perturbed) / e_l
+
+where e_l is the predicted relative squared error of the layer and the output error is measured
+by forward runs; without calibration s_l = 1 and e_l is the error of the weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.conv import ConvLayer
+from passes.framework import Progress
+from passes.layerwise import LayerwiseCalibration
+from passes.mathematics.allocation import Choice, allocate
+from passes.mathematics.basis import rank_for_energy, svd_basis
+from passes.mathematics.curves import Curve, Option, interpolate, measured_curve, weight_curve
+from passes.mathematics.fit import FitConfig, LayerSetting
+from passes.mathematics.moments import own_moments
+from passes.mathematics.selection import keep_above_deviation
+from passes.penni_fit import bias_of, draw_patches, kernels_of
+
+Array32 = NDArray[np.float32]
+
+DEFAULT_RANK = 5
+PLAN_ROWS = 16384
+PLAN_SAMPLES = 128
+PROBE_SAMPLES = 64
+DENSITIES = (0.03, 0.06, 0.12, 0.2, 0.35, 0.6, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person asks of the whole network.
+
+    Attributes:
+        rank: M of every layer; None lets a budget choose it, 5 without a budget.
+        energy: instead of rank, the smallest M whose basis keeps this share of ‖W‖².
+        density: share of coefficients kept in every layer; None lets a budget choose it.
+        threshold: PENNI's s, keep |c| ≥ s·std; instead of density.
+        params: budget, as a share of the parameters of the layers.
+        macs: budget, as a share of the multiply-accumulates of the layers.
+        pair: drop all coefficients of a channel pair together.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    density: float | None = None
+    threshold: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    pair: bool = False
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether layers share a budget."""
+        return self.params is not None or self.macs is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """A setting and the error predicted for it.
+
+    Attributes:
+        setting: rank and number of coefficients.
+        predicted_error: ‖Δy‖/‖y‖ of the pre-activation, ‖ΔW‖/‖W‖ without calibration.
+    """
+
+    setting: LayerSetting
+    predicted_error: float
+
+
+def plan_network(
+    model: ir.Model,
+    layers: Sequence[ConvLayer],
+    request: Request,
+    calibration: LayerwiseCalibration | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda done, total, label: None,
+) -> dict[str, LayerPlan]:
+    """Chooses rank and density of every layer; layers left out are better kept dense.
+
+    Args:
+        model: prepared model, not changed.
+        layers: convolutions of one group in graph order; the budget counts only these.
+        request: what to reach.
+        calibration: samples, or None for a plan from the weights alone.
+        seed: of the drawn positions.
+        progress: called after every layer.
+
+    Returns:
+        Plans by layer name.
+
+    Raises:
+        BudgetError: the budget is below the smallest factors.
+        ValueError: a budget of MACs, and the output size of a layer is unknown.
+    """
+    options, weights = _curves(model, layers, request, calibration, seed, progress)
+    if not request.has_budget:
+        chosen: list[Option | None] = [_requested(curve) for curve in options]
+    else:
+        chosen = _within_budget(layers, options, weights, request)
+    return {
+        layer.name: LayerPlan(
+            setting=_setting(layer, option, request), predicted_error=float(np.sqrt(option.error))
+        )
+        for layer, option in zip(layers, chosen, strict=True)
+        if option is not None
+    }
+
+
+def _curves(
+    model: ir.Model,
+    layers: Sequence[ConvLayer],
+    request: Request,
+    calibration: LayerwiseCalibration | None,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[Sequence[Option]], list[float]]:
+    """Options and sensitivity of every layer."""
+    options: list[Sequence[Option]] = []
+    if calibration is None:
+        for layer in layers:
+            ranks, densities = _ranks(layer, request), _densities(layer, request)
+            options.append(weight_curve(kernels_of(layer), ranks, densities, request.pair))
+        return options, [1.0] * len(layers)
+    weights = []
+    analysis = _Analysis(model, layers, request, calibration, seed)
+    for done, layer in enumerate(layers, start=1):
+        options.append(analysis.curve(layer).options)
+        weights.append(analysis.sensitivity)
+        progress(done, len(layers), layer.name)
+    return options, weights
+
+
+class _Analysis:
+    """One walk through the unchanged network, measuring curves and sensitivities."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        layers: Sequence[ConvLayer],
+        request: Request,
+        calibration: LayerwiseCalibration,
+        seed: int,
+    ) -> None:
+        self._walk = calibration.walk(model, [layer.name for layer in layers], PLAN_SAMPLES)
+        self._request = request
+        self._rng = np.random.default_rng(seed)
+        self._reference: list[Array32] = []
+        self._needs_probe = request.has_budget
+        self.sensitivity = 1.0
+
+    def curve(self, layer: ConvLayer) -> Curve:
+        """Options of the next layer; sets its sensitivity when there is a budget."""
+        maps, prior = self._walk.maps(layer.name), kernels_of(layer)
+        X, _ = draw_patches(maps, layer, PLAN_ROWS, self._rng)
+        raw = own_moments(X, prior.reshape(len(prior), -1), bias_of(layer).astype(np.float64))
+        problem = raw.with_ridge(FitConfig().ridge, prior.reshape(len(prior), -1))
+        ranks, densities = _ranks(layer, self._request), _densities(layer, self._request)
+        curve = measured_curve(problem, prior, ranks, densities, self._request.pair)
+        if self._needs_probe:
+            self.sensitivity = self._probe(layer, curve, raw.bias(curve.probe))
+        self._walk.commit(layer.name, layer.weight, bias_of(layer))
+        return curve
+
+    def _probe(self, layer: ConvLayer, curve: Curve, bias: NDArray[np.float64]) -> float:
+        """Relative squared error of the network's output over that of the layer."""
+        if not self._reference:
+            self._reference = self._outputs(layer.name, layer.weight, bias_of(layer))
+        weight = curve.probe.reshape(layer.weight.shape).astype(np.float32)
+        changed = self._outputs(layer.name, weight, bias.astype(np.float32))
+        pairs = list(zip(self._reference, changed, strict=True))
+        loss = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)
+        power = sum(float(np.square(a, dtype=np.float64).sum()) for a, _ in pairs)
+        return loss / (power or 1.0) / curve.probe_error
+
+    def _outputs(self, name: str, weight: Array32, bias: Array32) -> list[Array32]:
+        return list(self._walk.probe(name, weight, bias, PROBE_SAMPLES))
+
+
+def _requested(options: Sequence[Option]) -> Option:
+    """Without a budget there is one rank and one density."""
+    [option] = options
+    return option
+
+
+def _within_budget(
+    layers: Sequence[ConvLayer],
+    options: Sequence[Sequence[Option]],
+    weights: Sequence[float],
+    request: Request,
+) -> list[Option | None]:
+    """Allocates; None keeps a layer dense."""
+    share = request.params if request.params is not None else request.macs
+    assert share is not None
+    candidates: list[list[Option | None]] = []
+    choices = []
+    total = 0.0
+    for layer, curve, weight in zip(layers, options, weights, strict=True):
+        dense = _cost(layer, None, request)
+        total += dense
+        fine = [o for o in interpolate(curve, 4) if _cost(layer, o, request) < dense]
+        candidates.append([*fine, None])
+        choices.append(
+            [
+                *(Choice(cost=_cost(layer, o, request), damage=weight * o.error) for o in fine),
+                Choice(cost=dense, damage=0.0),
+            ]
+        )
+    picked = allocate(choices, share * total)
+    return [options_[index] for options_, index in zip(candidates, picked, strict=True)]
+
+
+def _cost(layer: ConvLayer, option: Option | None, request: Request) -> float:
+    """Parameters nnz + M·R·S, or MACs HoWo·(C·M·R·S + nnz); of the dense layer for None."""
+    d, C = layer.kernel_size, layer.weight.shape[1]
+    positions = 1
+    if request.params is None:
+        if layer.output_positions is None:
+            raise ValueError(f"{layer.name}: output size unknown, MACs cannot be counted")
+        positions = layer.output_positions
+    if option is None:
+        return float(positions * layer.weight.size)
+    basis = option.rank * d * (C if request.params is None else 1)
+    return float(positions * (basis + option.keep))
+
+
+def _setting(layer: ConvLayer, option: Option, request: Request) -> LayerSetting:
+    coefficients = layer.weight.size // layer.kernel_size * option.rank
+    keep = option.keep if option.keep < coefficients else None
+    threshold = request.threshold
+    return LayerSetting(rank=option.rank, keep=keep, pair=request.pair, threshold=threshold)
+
+
+def _ranks(layer: ConvLayer, request: Request) -> tuple[int, ...]:
+    d = layer.kernel_size
+    if request.energy is not None:
+        return (rank_for_energy(kernels_of(layer), request.energy),)
+    if request.rank is not None or not request.has_budget:
+        return (min(request.rank or DEFAULT_RANK, d),)
+    if request.density is not None:
+        return tuple(range(1, d + 1))
+    return tuple(sorted({max(1, round(d * share / 9)) for share in (3, 5, 7, 9)}))
+
+
+def _densities(layer: ConvLayer, request: Request) -> tuple[float, ...]:
+    if request.density is not None:
+        return (request.density,)
+    if request.threshold is not None:  # what the rule keeps of the SVD's coefficients
+        [rank] = _ranks(layer, request)
+        _, Ce = svd_basis(kernels_of(layer), rank)
+        return (float(keep_above_deviation(Ce, request.threshold).mean()),)
+    return DENSITIES if request.has_budget else (1.0,)
