@@ -2,7 +2,8 @@
 
 `prepare` brings a model to the form that the passes read: one opset range, constants as
 initializers, constant subgraphs folded, BatchNormalization folded into the convolution or Gemm
-before it, every node named. `finish` drops what a pass left unused and fills in shapes.
+before it, every node named. `finish` drops what a pass left unused, and fills in the shapes of new
+values where the model has shapes at all: in a small file they are a good part of the bytes.
 Both keep graph inputs and outputs, symbolic dimensions and the names of values.
 """
 
@@ -71,8 +72,10 @@ def prepare(model: ir.Model) -> ir.Model:
 
 
 def finish(model: ir.Model) -> ir.Model:
-    """Removes what is unused and infers the shapes of new values, in place."""
+    """Removes what is unused and completes the shapes of values, in place."""
     register_schemas()
+    outputs = (value for node in model.graph for value in node.outputs)
+    has_shapes = any(value.shape is not None and not value.is_graph_output() for value in outputs)
     for cleanup in (
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
@@ -81,7 +84,7 @@ def finish(model: ir.Model) -> ir.Model:
         common.TopologicalSortPass(),
     ):
         cleanup(model)
-    if weight_bytes(model) < PROTOBUF_LIMIT:
+    if has_shapes and weight_bytes(model) < PROTOBUF_LIMIT:
         common.ShapeInferencePass()(model)
     return model
 

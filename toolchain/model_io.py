@@ -78,7 +78,8 @@ def staged_model(model: ir.Model, path: Path) -> Iterator[Path]:
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optc-") as folder:
             staged = Path(folder, path.name)
-            ir.save(model, staged, external_data=ort.external_data_name(model, staged))
+            data = ort.external_data_name(model, staged)
+            ir.save(_without_repeated_types(model), staged, external_data=data)
             yield staged
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
@@ -127,6 +128,16 @@ def sha256_of(path: Path) -> str:
 def external_files(path: Path, model: ir.Model) -> list[Path]:
     """The external data files of a model that was read from `path`, sorted."""
     return sorted({path.parent / tensor.location for _, tensor in _external_tensors(model)})
+
+
+def _without_repeated_types(model: ir.Model) -> ir.Model:
+    """A copy that leaves type and shape of an initializer to its tensor, which has them anyway."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            if not value.is_graph_input():
+                value.type = value.shape = None
+    return copy
 
 
 def _sha256(files: list[Path]) -> str:

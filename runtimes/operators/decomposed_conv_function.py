@@ -67,10 +67,11 @@ def _shorten(function: ir.Function) -> None:
         node.name = None
         node.metadata_props.clear()
         for value in node.outputs:
+            value.type = value.shape = None
             value.metadata_props.clear()
             if value not in formal:
                 value.name = f"v{index}"
-    for value in formal:
+    for value in function.inputs:
         value.type = value.shape = None
         value.metadata_props.clear()
 

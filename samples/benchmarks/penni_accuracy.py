@@ -1,0 +1,194 @@
+"""Accuracy, size, time and memory of `optc transform --pass penni` on CIFAR-10 ResNets.
+
+    python samples/benchmarks/penni_accuracy.py --source DIR --out samples/results
+
+DIR holds `models/` and `cifar10/` (see samples/README.md). Every row runs the command as a user
+would, in a process of its own, and scores its output on the full exact test set. Calibration: 512
+training images without labels. Prints and writes a table (Markdown) and all numbers (JSON).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import onnx_ir as ir
+
+from runtimes.operators.decomposed_conv import is_decomposed_conv, read_weights
+from runtimes.operators.positions import entropy_bits
+from toolchain.environment import environment
+
+MODELS = ("resnet20", "resnet56")
+SETTINGS = (
+    ("plain SVD, rank 5, no data", "penni:rank=5,min_weights=0", False),
+    ("default, no data", "penni", False),
+    ("rank 5 in every layer, dense coefficients", "penni:rank=5", True),
+    ("56 % of parameters, dense coefficients", "penni:params=0.56,density=1", True),
+    ("30 % of parameters", "penni:params=0.3", True),
+    ("18 % of parameters", "penni:params=0.18", True),
+    ("30 % of parameters, channel pairs", "penni:params=0.3,granularity=pair", True),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run.
+
+    Attributes:
+        model: name of the network.
+        setting: for people.
+        command: what was run.
+        baseline: top-1 of the input, percent.
+        top1: of the output, percent.
+        kept: share of the convolutions' parameters left.
+        nbytes: of the output file.
+        size_share: of the input file.
+        over_bound: file size over what nonzero values and positions need.
+        seconds: wall time of the command.
+        stages: the same by stage.
+        peak_mb: largest resident set of the process, 10⁶ bytes.
+    """
+
+    model: str
+    setting: str
+    command: str
+    baseline: float
+    top1: float
+    kept: float
+    nbytes: int
+    size_share: float
+    over_bound: float
+    seconds: float
+    stages: dict[str, float]
+    peak_mb: float
+
+
+def run(arguments: Sequence[str | Path]) -> tuple[Any, float]:
+    """Runs a command; returns its JSON and peak memory in bytes.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    program = Path(sys.executable).with_name("optc")
+    with tempfile.TemporaryFile() as stdout:
+        child = subprocess.Popen([program, *arguments, "--json"], stdout=stdout)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            sys.exit(f"optc {' '.join(map(str, arguments))}: exit code {child.returncode}")
+        stdout.seek(0)
+        return json.load(stdout), usage.ru_maxrss * 1024
+
+
+def needed_bytes(path: Path) -> float:
+    """What nonzero values and positions of a model need: 4 bytes a value, n·H(ρ) bits."""
+    model = ir.load(path)
+    decomposed = [node for node in model.graph if is_decomposed_conv(node)]
+    compact = {value.name for node in decomposed for value in node.inputs[1:4] if value}
+    total = 0.0
+    for node in decomposed:
+        weights = read_weights(node)
+        values = node.inputs[2]
+        assert values is not None and values.const_value is not None
+        stored, block = values.const_value.numpy().shape
+        blocks = weights.coefficients.size // block
+        total += 4 * (stored * block + weights.basis.size) + entropy_bits(stored, blocks) / 8
+    for name, value in model.graph.initializers.items():
+        if name not in compact and value.const_value is not None:
+            total += value.const_value.nbytes
+    return total
+
+
+def conv_parameters(model: Path) -> int:
+    """Nonzero parameters of all convolutions, decomposed or not."""
+    document, _ = run(["inspect", model])
+    return sum(
+        layer["cost"]["parameters"]
+        for layer in document["layers"]
+        if layer["op_type"].startswith(("Conv", "DecomposedConv"))
+    )
+
+
+def measure(name: str, model: Path, setting: tuple[str, str, bool], data: Path, work: Path) -> Row:
+    """Transforms and scores."""
+    label, option, calibrated = setting
+    output = work / "out.onnx"
+    arguments: list[str | Path] = ["transform", model, "--pass", option, "-o", output]
+    arguments += ["--calib", data / "calib.npz"] if calibrated else []
+    result, peak = run(arguments)
+    score, _ = run(["eval", output, "--data", data / "eval_full.npz", "--baseline", model])
+    nbytes = output.stat().st_size
+    return Row(
+        model=name,
+        setting=label,
+        command=f"optc transform {model.name} --pass {option}"
+        + (" --calib calib.npz" if calibrated else ""),
+        baseline=100 * score["baseline"]["top1"],
+        top1=100 * score["top1"],
+        kept=conv_parameters(output) / conv_parameters(model),
+        nbytes=nbytes,
+        size_share=nbytes / model.stat().st_size,
+        over_bound=nbytes / needed_bytes(output),
+        seconds=sum(result["seconds"].values()),
+        stages=result["seconds"],
+        peak_mb=peak / 1e6,
+    )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table."""
+    lines = [
+        "| model | setting | top-1 | drop | conv parameters kept | file | file / bound | time | "
+        "of it plan, fit | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        plan, fit = (row.stages.get(f"{key} penni", 0.0) for key in ("plan", "apply"))
+        lines.append(
+            f"| {row.model} | {row.setting} | {row.top1:.2f} | {row.baseline - row.top1:.2f} | "
+            f"{row.kept:.1%} | {row.nbytes / 1000:.0f} kB ({row.size_share:.1%}) | "
+            f"{row.over_bound:.3f} | {row.seconds:.1f} s | {plan:.1f}, {fit:.1f} s | "
+            f"{row.peak_mb:.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--source", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("samples/results"))
+@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
+def main(source: Path, out: Path, models: tuple[str, ...]) -> None:
+    """Measure all settings and write the tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        make_data = Path(__file__).parents[1] / "make_data.py"
+        subprocess.run([sys.executable, make_data, "--source", source, "--out", work], check=True)
+        rows = []
+        for name in models:
+            path = source / "models" / f"{name}_cifar10.onnx"
+            for setting in SETTINGS:
+                rows.append(measure(name, path, setting, work, work))
+                click.echo(f"{name}, {setting[0]}: {rows[-1].top1:.2f}", err=True)
+    known = environment()
+    out.mkdir(parents=True, exist_ok=True)
+    document = {"rows": [asdict(row) for row in rows], "environment": known}
+    (out / "penni_accuracy.json").write_text(json.dumps(document, indent=2) + "\n")
+    table = markdown(rows)
+    note = (
+        "Made by `python samples/benchmarks/penni_accuracy.py --source DIR` on "
+        f"{known['cpu']} ({os.cpu_count()} cores), onnxruntime {known['onnxruntime']}, numpy "
+        f"{known['numpy']}. Top-1 on the 10,000 exact CIFAR-10 test images; calibration on 512 "
+        "training images without labels; no gradient steps."
+    )
+    (out / "penni_accuracy.md").write_text(f"# PENNI after training\n\n{table}\n\n{note}\n")
+    click.echo(table)
+
+
+if __name__ == "__main__":
+    main()
