@@ -64,7 +64,7 @@ def _shorten(function: ir.Function) -> None:
     """Drops what the builder notes for debugging: it would be most of the bytes of a body."""
     formal = {*function.inputs, *function.outputs}
     for index, node in enumerate(function):
-        node.name = None
+        node.name = str(index)  # none would become a long one when the model is cloned
         node.metadata_props.clear()
         for value in node.outputs:
             value.type = value.shape = None

@@ -1,0 +1,126 @@
+"""What holds of every pass on every model."""
+
+import json
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from passes import PASSES
+from passes.cleanup import finish, prepare
+from passes.framework import Context, Plan
+from passes.penni import PenniPass
+from passes.penni_config import PenniConfig
+from runtimes.operators.schemas import register_schemas
+from tests.passes.contract_models import MODELS
+
+CONFIGS = {"penni": [PenniConfig(rank=4, density=0.5, min_weights=0, pointwise="sparsify")]}
+CASES = [(name, config) for name in PASSES for config in CONFIGS.get(name, [None])]
+EXACT = 1e-5
+
+pytestmark = [
+    pytest.mark.parametrize("model_name", MODELS),
+    pytest.mark.parametrize(("pass_name", "config"), CASES, ids=[name for name, _ in CASES]),
+]
+
+
+@pytest.fixture
+def prepared(model_name, pass_name):
+    model = prepare(ir.from_proto(MODELS[model_name]()))
+    if pass_name == "lower":  # there is something to lower
+        PenniPass(CONFIGS["penni"][0])(model)
+    return model
+
+
+def content(model):
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def feeds(model, samples):
+    shape = [3, 9, 7] if len(model.graph.inputs[0].shape) == 4 else [3, 21]
+    batch = model.graph.inputs[0].shape[0]
+    samples = batch if isinstance(batch, int) else samples
+    kind = np.float16 if model.graph.inputs[0].dtype == ir.DataType.FLOAT16 else np.float32
+    return {"x": np.random.default_rng(samples).standard_normal((samples, *shape)).astype(kind)}
+
+
+def run(model, samples):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(content(model), options)
+    return session.run(None, feeds(model, samples))
+
+
+def signature(model):
+    values = [*model.graph.inputs, *model.graph.outputs]
+    return [(value.name, value.dtype, str(value.shape)) for value in values]
+
+
+def test_result_is_valid_runs_at_any_batch_and_keeps_its_interface(prepared, pass_name, config):
+    before = prepared.clone()
+    step = PASSES[pass_name](config)
+    result = step(prepared)
+    model = finish(result.model)
+    register_schemas()
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert signature(model) == signature(before)
+    names = [node.name for node in model.graph]
+    assert len(set(names)) == len(names)
+    for samples in (1, 3):
+        for old, new in zip(run(before, samples), run(model, samples), strict=True):
+            assert old.shape == new.shape and np.isfinite(new).all()
+            if step.exact:
+                difference = np.linalg.norm((old - new).astype(np.float64).ravel())
+                assert difference <= EXACT * np.linalg.norm(old.astype(np.float64).ravel())
+
+
+def test_modified_is_truthful(prepared, pass_name, config):
+    before = content(prepared)
+    result = PASSES[pass_name](config)(prepared)
+    assert result.modified == (content(result.model) != before)
+
+
+def test_analysis_decides_about_every_layer_and_changes_nothing(prepared, pass_name, config):
+    before = content(prepared)
+    plan = PASSES[pass_name](config).analyse(prepared)
+    assert content(prepared) == before
+    assert all(layer.reason for layer in plan.layers)
+    named = [layer.layer for layer in plan.layers]
+    assert len(set(named)) == len(named)
+    convs = {node.name for node in prepared.graph if "Conv" in node.op_type}
+    assert pass_name == "lower" or convs <= set(named)
+    assert all(layer.after == layer.before for layer in plan.layers if not layer.applies)
+
+
+def test_a_second_run_changes_nothing_if_that_is_declared(prepared, pass_name, config):
+    step = PASSES[pass_name](config)
+    once = finish(step(prepared).model)
+    again = PASSES[pass_name](config)(once)
+    assert not (step.idempotent and again.modified)
+
+
+def test_a_plan_from_a_file_does_the_same(prepared, pass_name, config):
+    other = prepared.clone()
+    step = PASSES[pass_name](config)
+    plan = step.analyse(prepared)
+    step.apply(prepared, plan)
+    stored = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    PASSES[pass_name](config).apply(other, stored)
+    assert content(other) == content(prepared)
+
+
+def test_functional_use_leaves_the_input_alone(prepared, pass_name, config):
+    before = content(prepared)
+    functional = ir.passes.functionalize(PASSES[pass_name](config))
+    result = functional(prepared)
+    assert content(prepared) == before
+    assert result.modified == (content(result.model) != before)
+
+
+def test_what_the_globs_leave_out_stays(prepared, pass_name, config):
+    before = content(prepared)
+    step = PASSES[pass_name](config, Context(exclude=("*",)))
+    assert not step(prepared).modified
+    assert content(prepared) == before
