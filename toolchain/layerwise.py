@@ -8,6 +8,7 @@ onnxruntime, without graph optimisation.
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from passes.layerwise import LayerMaps
+from runtimes import ort
 
 Array = NDArray[np.float32]
 Feeds = Mapping[str, NDArray[np.generic]]
@@ -50,7 +52,7 @@ class ArrayCalibration:
                 break
             batches.append(feeds)
             taken += len(next(iter(feeds.values())))
-        return Walk(_Network(ir.to_proto(model), self._threads), layers, batches)
+        return Walk(_Network(model, self._threads), layers, batches)
 
 
 class Walk:
@@ -109,11 +111,18 @@ class _Meeting:
 class _Network:
     """Lookups in a graph, and steps of it as runnable models."""
 
-    def __init__(self, model: onnx.ModelProto, threads: int) -> None:
-        self.model, self.graph, self.threads = model, model.graph, threads
+    def __init__(self, model: ir.Model, threads: int) -> None:
+        copy = model.clone()
+        copy.graph.initializers.clear()  # weights may be too large for one protobuf message
+        self.model, self.threads = ir.to_proto(copy), threads
+        self.graph = self.model.graph
         self.nodes = {node.name: node for node in self.graph.node}
         self.producers = {name: node for node in self.graph.node for name in node.output if name}
-        self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.initializers = {
+            name: value.const_value
+            for name, value in model.graph.initializers.items()
+            if value.const_value is not None
+        }
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
             for name in set(_inputs(node)):
@@ -157,11 +166,12 @@ class _Network:
         for node in self.graph.node:
             if node.name not in names:
                 continue
-            used = [self.initializers[name] for name in _inputs(node) if name in self.initializers]
-            tensors.update({tensor.name: tensor for tensor in used})
             if node.name in replaced:
                 node, extra = _replace_weight(node, *replaced[node.name])
                 tensors.update({tensor.name: tensor for tensor in extra})
+            for name in _inputs(node):
+                if name in self.initializers and name not in tensors:
+                    tensors[name] = _embedded(name, self.initializers[name])
             nodes.append(node)
         graph = helper.make_graph(
             nodes,
@@ -176,13 +186,7 @@ class _Network:
             opset_imports=self.model.opset_import,
             functions=self.model.functions,
         )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = self.threads
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return _open(model, self.threads)
 
 
 class _Branch:
@@ -215,7 +219,7 @@ class _Branch:
             columns: list[Batches] = [[] for _ in wanted]
             for index in range(self._n_batches):
                 feeds = {name: self._values[name][index] for name in inputs}
-                for column, array in zip(columns, session.run(wanted, feeds), strict=True):
+                for column, array in zip(columns, ort.run(session, feeds, wanted), strict=True):
                     column.append(array)
             for name, column in zip(wanted, columns, strict=True):
                 self._values[name] = self._store(column)
@@ -237,7 +241,7 @@ class _Branch:
                 break
             feeds = {value: self._values[value][index] for value in inputs}
             samples += len(next(iter(feeds.values())))
-            results.append(np.asarray(session.run([name], feeds)[0], np.float32))
+            results.append(np.asarray(ort.run(session, feeds, [name])[0], np.float32))
         return results
 
     def _element_types(self, names: Iterable[str]) -> dict[str, int]:
@@ -272,6 +276,24 @@ def _spill(batch: NDArray[np.generic]) -> NDArray[np.generic]:
         mapped: np.memmap[Any, Any] = np.memmap(file, batch.dtype, "w+", shape=batch.shape)
     mapped[...] = batch
     return mapped
+
+
+def _embedded(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
+    """A tensor that holds its own data, also where the model has it in another file."""
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
+    proto = ir.to_proto(tensor)
+    proto.name = name
+    return proto
+
+
+def _open(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= ort.MAX_MESSAGE_BYTES:
+        return ort.session(model.SerializeToString(), threads=threads, disable_optimisation=True)
+    with tempfile.TemporaryDirectory(prefix="optc-") as folder:
+        path = Path(folder, "step.onnx")
+        onnx.save(model, path, save_as_external_data=True, location="step.data")
+        return ort.session(path, threads=threads, disable_optimisation=True)
 
 
 def _inputs(node: onnx.NodeProto) -> list[str]:

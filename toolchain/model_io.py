@@ -9,7 +9,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from toolchain.errors import UnreadableError, UsageError
 from toolchain.results import ModelSummary
 
 _CHUNK = 2**20
+_SMALL_BYTES = 256
+"""Tensors up to this size stay in the model file when others go to external data."""
 _LONGEST_REASON = 200
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -75,22 +77,30 @@ def staged_model(model: ir.Model, path: Path) -> Iterator[Path]:
         UsageError: the folder cannot be written to.
     """
     ensure_writable(path)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optc-") as folder:
-            staged = Path(folder, path.name)
+    with ExitStack() as stack:
+        try:
+            temporary = tempfile.TemporaryDirectory(dir=path.parent, prefix=".optc-")
+            staged = Path(stack.enter_context(temporary), path.name)
             data = ort.external_data_name(model, staged)
-            ir.save(_without_repeated_types(model), staged, external_data=data)
-            yield staged
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+            ir.save(_for_file(model), staged, external_data=data, size_threshold_bytes=_SMALL_BYTES)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        yield staged
 
 
 def publish(staged: Path, path: Path) -> None:
-    """Moves a staged model to its target, external data first."""
+    """Moves a staged model to its target, external data first.
+
+    Raises:
+        UsageError: the target cannot be replaced.
+    """
     data = staged.with_name(f"{staged.name}.data")
-    if data.exists():
-        os.replace(data, path.with_name(data.name))
-    os.replace(staged, path)
+    try:
+        if data.exists():
+            os.replace(data, path.with_name(data.name))
+        os.replace(staged, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def ensure_writable(path: Path) -> None:
@@ -130,11 +140,19 @@ def external_files(path: Path, model: ir.Model) -> list[Path]:
     return sorted({path.parent / tensor.location for _, tensor in _external_tensors(model)})
 
 
-def _without_repeated_types(model: ir.Model) -> ir.Model:
-    """A copy that leaves type and shape of an initializer to its tensor, which has them anyway."""
+def _for_file(model: ir.Model) -> ir.Model:
+    """A copy as it is written.
+
+    Types and shapes of initializers are left to their tensors, which have them anyway. Small
+    external tensors are copied into memory: `onnx_ir` would do so by closing their file, which
+    fails while an array of theirs is in use.
+    """
     copy = model.clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SMALL_BYTES:
+                value.const_value = ir.tensor(np.array(tensor.numpy()), name=tensor.name)
             if not value.is_graph_input():
                 value.type = value.shape = None
     return copy

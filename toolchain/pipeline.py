@@ -13,6 +13,7 @@ from passes import PASSES
 from passes.cleanup import OpsetError, finish, prepare
 from passes.framework import CompressionPass, ConfigError, Context, Plan, PlanError, Progress
 from passes.lower import LowerPass
+from runtimes.ort import SessionError
 from toolchain.data import Data, random_data
 from toolchain.environment import environment
 from toolchain.errors import UnreadableError, UsageError
@@ -152,14 +153,14 @@ def _run_passes(
     plans: list[Plan] = []
     for index, (step, stored) in enumerate(todo):
         with watch.stage(f"plan {step.name}"):
-            plan = _analyse(step, model) if stored is None else stored
+            plan = _analyse(step, model, job.path) if stored is None else stored
         is_last = index == len(todo) - 1
         if plan.applied and not (job.dry_run and is_last):
             with watch.stage(f"apply {step.name}"):
-                plan = _apply(step, model, plan, job)
+                plan = _apply(step, model, plan, job.path)
         plans.append(plan)
         if not job.dry_run and not job.plans and plan.applied:
-            plans += _follow_up(step, model, watch)
+            plans += _follow_up(step, model, job.path, watch)
     return model, plans
 
 
@@ -178,29 +179,31 @@ def _passes(job: Job, context: Context) -> list[tuple[CompressionPass, Plan | No
     return todo
 
 
-def _follow_up(step: CompressionPass, model: ir.Model, watch: Stopwatch) -> list[Plan]:
+def _follow_up(step: CompressionPass, model: ir.Model, path: Path, watch: Stopwatch) -> list[Plan]:
     """Runs the passes that clean up after one; those that find nothing are not reported."""
     done = []
     for follower in step.followers():
         with watch.stage(f"apply {follower.name}"):
-            plan = _analyse(follower, model)
+            plan = _analyse(follower, model, path)
             if plan.applied:
-                done.append(follower.apply(model, plan))
+                done.append(_apply(follower, model, plan, path))
     return done
 
 
-def _analyse(step: CompressionPass, model: ir.Model) -> Plan:
+def _analyse(step: CompressionPass, model: ir.Model, path: Path) -> Plan:
     try:
         return step.analyse(model)
     except ConfigError as error:
         raise UsageError(f"pass {step.name}: {error}") from error
+    except SessionError as error:
+        raise UnreadableError(f"{path}: {error}") from error
 
 
-def _apply(step: CompressionPass, model: ir.Model, plan: Plan, job: Job) -> Plan:
+def _apply(step: CompressionPass, model: ir.Model, plan: Plan, path: Path) -> Plan:
     try:
         return step.apply(model, plan)
-    except PlanError as error:
-        raise UnreadableError(f"{job.path}: {error}") from error
+    except (PlanError, SessionError) as error:
+        raise UnreadableError(f"{path}: {error}") from error
 
 
 def _describe(job: Job) -> Calibration | None:
@@ -218,7 +221,7 @@ def _write(
     with staged_model(model, job.output) as staged:
         with watch.stage("verify"):
             check = _verify(job, staged, result.plans, progress)
-        summary = model_summary(staged, model)
+        summary = model_summary(staged, ir.load(staged))
         missed: tuple[str, ...] = ()
         if check.passed and job.gates.count:
             with watch.stage("gates"):
