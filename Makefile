@@ -46,7 +46,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard samples/*.py)
+	$(BIN)/mypy $(wildcard samples/*.py samples/benchmarks/*.py)
 
 clean:
 	rm -rf $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,47 @@
+"""The sample model with the sample data, all the way: what `make demo` promises."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from samples.benchmarks.penni_accuracy import needed_bytes
+from samples.make_data import unpack_samples
+from toolchain import cli
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+MODEL = SAMPLES / "models" / "resnet20_cifar10.onnx"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    list(unpack_samples(SAMPLES / "data", out))
+    return out
+
+
+def run(capsys, *arguments: object) -> dict:
+    assert cli.run([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_three_tenths_of_the_parameters_keep_the_accuracy(folder, capsys) -> None:
+    small = folder / "small.onnx"
+    options = ["--pass", "penni:params=0.3", "--calib", folder / "calib.npz", "-o", small]
+    result = run(capsys, "transform", MODEL, *options)
+    before, after = result["input"], result["output"]
+    assert after["parameters"] <= 0.3 * before["parameters"]
+    assert after["macs"] < before["macs"]
+    assert after["nbytes"] <= 1.1 * needed_bytes(small)
+    assert after["nbytes"] < 0.36 * before["nbytes"]
+    score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
+    assert score["drop_points"] <= 1.5  # one image is 0.1; the full test set shows 0.5
+
+
+def test_a_run_without_data_is_honest_about_it(folder, capsys) -> None:
+    small = folder / "blind.onnx"
+    result = run(capsys, "transform", MODEL, "--pass", "penni", "-o", small)
+    assert result["calibration"] is None
+    assert "no calibration data" in result["plans"][0]["notes"][0]
+    score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
+    assert score["drop_points"] <= 1.5
