@@ -34,8 +34,8 @@ def cost_after(result: TransformResult) -> Cost:
 def tiles(result: TransformResult) -> str:
     """The headline numbers."""
     before, after = _cost(result.input), cost_after(result)
-    applied = sum(len(plan.applied) for plan in result.plans)
-    candidates = sum(len(plan.layers) for plan in result.plans)
+    applied = len({layer.layer for plan in result.plans for layer in plan.applied})
+    candidates = len({layer.layer for plan in result.plans for layer in plan.layers})
     kept = f"{candidates - applied} kept as they were" if candidates > applied else "none kept"
     return "".join(
         [
@@ -179,10 +179,10 @@ def _layer_row(layer: LayerDecision, settings: Sequence[str]) -> str:
 
 
 def _setting_names(layers: Iterable[LayerDecision]) -> list[str]:
-    """Rank and density, then whatever else a pass decides for each layer."""
-    names = dict.fromkeys(["rank", "density"])
+    """What a pass decides for each layer, in the order it names them; all-empty ones are left."""
+    names: dict[str, None] = {}
     for layer in layers:
-        names |= dict.fromkeys(layer.settings)
+        names |= dict.fromkeys(key for key, value in layer.settings.items() if value is not None)
     return list(names)
 
 
