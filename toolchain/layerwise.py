@@ -7,24 +7,19 @@ onnxruntime, without graph optimisation.
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from passes.layerwise import LayerMaps
 from runtimes import ort
+from toolchain.layerwise_network import Array, Meeting, Network, Replaced, inputs_of
 
-Array = NDArray[np.float32]
 Feeds = Mapping[str, NDArray[np.generic]]
 Batches = list[NDArray[np.generic]]
-Replaced = Mapping[str, tuple[Array, Array]]
 
 MEMORY_LIMIT = 2**29
 """Bytes of kept activations, a branch, above which further ones go to temporary files."""
@@ -52,13 +47,13 @@ class ArrayCalibration:
                 break
             batches.append(feeds)
             taken += len(next(iter(feeds.values())))
-        return Walk(_Network(model, self._threads), layers, batches)
+        return Walk(Network(model, self._threads), layers, batches)
 
 
 class Walk:
     """One walk; implements `LayerwiseWalk`."""
 
-    def __init__(self, network: "_Network", layers: Sequence[str], batches: list[Feeds]) -> None:
+    def __init__(self, network: "Network", layers: Sequence[str], batches: list[Feeds]) -> None:
         """Starts both branches at the inputs; `layers` will be committed in graph order."""
         self._network = network
         self._open = set(layers)
@@ -70,7 +65,7 @@ class Walk:
         node = self._network.nodes[layer]
         meeting = self._network.meeting(node)
         if meeting.shortcut and self._network.ancestors([meeting.shortcut]) & self._open:
-            meeting = _Meeting(value=node.output[0], shortcut=None, relu=False)
+            meeting = Meeting(value=node.output[0], shortcut=None, relu=False)
         shortcut = [meeting.shortcut] if meeting.shortcut else []
         self._original.compute([meeting.value])
         self._compressed.compute([node.input[0], *shortcut])
@@ -99,100 +94,10 @@ class Walk:
         return list(zip(self._original.read(name), self._compressed.read(name), strict=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Meeting:
-    """Where the outputs of the two branches are compared for one layer."""
-
-    value: str
-    shortcut: str | None
-    relu: bool
-
-
-class _Network:
-    """Lookups in a graph, and steps of it as runnable models."""
-
-    def __init__(self, model: ir.Model, threads: int) -> None:
-        copy = model.clone()
-        copy.graph.initializers.clear()  # weights may be too large for one protobuf message
-        self.model, self.threads = ir.to_proto(copy), threads
-        self.graph = self.model.graph
-        self.nodes = {node.name: node for node in self.graph.node}
-        self.producers = {name: node for node in self.graph.node for name in node.output if name}
-        self.initializers = {
-            name: value.const_value
-            for name, value in model.graph.initializers.items()
-            if value.const_value is not None
-        }
-        self.consumers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.graph.node:
-            for name in set(_inputs(node)):
-                self.consumers.setdefault(name, []).append(node)
-        self.outputs = {output.name for output in self.graph.output}
-
-    def meeting(self, node: onnx.NodeProto) -> _Meeting:
-        """Behind the residual Add if the layer's only consumer is one, else at its output."""
-        value, shortcut = node.output[0], None
-        consumers = self.consumers.get(value, [])
-        if len(consumers) == 1 and consumers[0].op_type == "Add" and value not in self.outputs:
-            [add] = consumers
-            others = [name for name in add.input if name != value]
-            if len(others) == 1 and others[0] in self.producers:
-                value, shortcut = add.output[0], others[0]
-        after = self.consumers.get(value, [])
-        relu = bool(after) and all(consumer.op_type == "Relu" for consumer in after)
-        return _Meeting(value=value, shortcut=shortcut, relu=relu and value not in self.outputs)
-
-    def ancestors(self, names: Iterable[str], known: Iterable[str] = ()) -> set[str]:
-        """Names of the nodes needed to compute values, given the known ones."""
-        found: set[str] = set()
-        known, stack = set(known), list(names)
-        while stack:
-            name = stack.pop()
-            producer = None if name in known else self.producers.get(name)
-            if producer is not None and producer.name not in found:
-                found.add(producer.name)
-                stack.extend(_inputs(producer))
-        return found
-
-    def step(
-        self,
-        names: set[str],
-        inputs: Mapping[str, int],
-        outputs: Sequence[str],
-        replaced: Replaced,
-    ) -> onnxruntime.InferenceSession:
-        """A session that runs the named nodes; `inputs` gives onnx element types."""
-        nodes, tensors = [], {}
-        for node in self.graph.node:
-            if node.name not in names:
-                continue
-            if node.name in replaced:
-                node, extra = _replace_weight(node, *replaced[node.name])
-                tensors.update({tensor.name: tensor for tensor in extra})
-            for name in _inputs(node):
-                if name in self.initializers and name not in tensors:
-                    tensors[name] = _embedded(name, self.initializers[name])
-            nodes.append(node)
-        graph = helper.make_graph(
-            nodes,
-            "step",
-            [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()],
-            [onnx.ValueInfoProto(name=name) for name in outputs],
-            list(tensors.values()),
-        )
-        model = helper.make_model(
-            graph,
-            ir_version=self.model.ir_version,
-            opset_imports=self.model.opset_import,
-            functions=self.model.functions,
-        )
-        return _open(model, self.threads)
-
-
 class _Branch:
     """Kept activations of one branch, computed as they are asked for."""
 
-    def __init__(self, network: _Network, batches: list[Feeds]) -> None:
+    def __init__(self, network: Network, batches: list[Feeds]) -> None:
         self._network = network
         self._values: dict[str, Batches] = {
             name: [np.asarray(feeds[name]) for feeds in batches] for name in batches[0]
@@ -213,7 +118,7 @@ class _Branch:
             self._done |= nodes
             made = [output for node in nodes for output in network.nodes[node].output if output]
             wanted = sorted(name for name in made if name in names or self._is_needed(name))
-            used = {name for node in nodes for name in _inputs(network.nodes[node])}
+            used = {name for node in nodes for name in inputs_of(network.nodes[node])}
             inputs = self._element_types(used)
             session = network.step(nodes, inputs, wanted, self.replaced)
             columns: list[Batches] = [[] for _ in wanted]
@@ -231,7 +136,7 @@ class _Branch:
         """A later value with some weights replaced; leaves the branch as it is."""
         network = self._network
         nodes = network.ancestors([name], self._values)
-        used = {value for node in nodes for value in _inputs(network.nodes[node])}
+        used = {value for node in nodes for value in inputs_of(network.nodes[node])}
         inputs = self._element_types(used)
         session = network.step(nodes, inputs, [name], {**self.replaced, **replaced})
         results: list[Array] = []
@@ -276,43 +181,3 @@ def _spill(batch: NDArray[np.generic]) -> NDArray[np.generic]:
         mapped: np.memmap[Any, Any] = np.memmap(file, batch.dtype, "w+", shape=batch.shape)
     mapped[...] = batch
     return mapped
-
-
-def _embedded(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
-    """A tensor that holds its own data, also where the model has it in another file."""
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
-    proto = ir.to_proto(tensor)
-    proto.name = name
-    return proto
-
-
-def _open(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= ort.MAX_MESSAGE_BYTES:
-        return ort.session(model.SerializeToString(), threads=threads, disable_optimisation=True)
-    with tempfile.TemporaryDirectory(prefix="optc-") as folder:
-        path = Path(folder, "step.onnx")
-        onnx.save(model, path, save_as_external_data=True, location="step.data")
-        return ort.session(path, threads=threads, disable_optimisation=True)
-
-
-def _inputs(node: onnx.NodeProto) -> list[str]:
-    """Values a node reads, those used inside its subgraphs included."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                names.extend(_inputs(inner))
-    return names
-
-
-def _replace_weight(
-    node: onnx.NodeProto, weight: Array, bias: Array
-) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-    names = [f"{node.name}.optc.weight", f"{node.name}.optc.bias"]
-    new = onnx.NodeProto()
-    new.CopyFrom(node)
-    del new.input[1:]
-    new.input.extend(names)
-    arrays = (np.ascontiguousarray(weight), np.ascontiguousarray(bias))
-    return new, [numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)]

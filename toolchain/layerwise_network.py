@@ -1,0 +1,153 @@
+"""Lookups in a graph, and parts of it as small models that onnxruntime runs.
+
+No weight passes through a protobuf message that it does not fit into: a part holds only the
+weights it uses, and goes by way of a file where those are too large.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from runtimes import ort
+
+Array = NDArray[np.float32]
+Replaced = Mapping[str, tuple[Array, Array]]
+"""New weight (K, C, *kernel) and bias (K,) by name of the node."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """Where the outputs of the two branches are compared for one layer."""
+
+    value: str
+    shortcut: str | None
+    relu: bool
+
+
+class Network:
+    """A graph that is run in steps."""
+
+    def __init__(self, model: ir.Model, threads: int) -> None:
+        copy = model.clone()
+        copy.graph.initializers.clear()  # weights may be too large for one protobuf message
+        self.model, self.threads = ir.to_proto(copy), threads
+        self.graph = self.model.graph
+        self.nodes = {node.name: node for node in self.graph.node}
+        self.producers = {name: node for node in self.graph.node for name in node.output if name}
+        self.initializers = {
+            name: value.const_value
+            for name, value in model.graph.initializers.items()
+            if value.const_value is not None
+        }
+        self.consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.graph.node:
+            for name in set(inputs_of(node)):
+                self.consumers.setdefault(name, []).append(node)
+        self.outputs = {output.name for output in self.graph.output}
+
+    def meeting(self, node: onnx.NodeProto) -> Meeting:
+        """Behind the residual Add if the layer's only consumer is one, else at its output."""
+        value, shortcut = node.output[0], None
+        consumers = self.consumers.get(value, [])
+        if len(consumers) == 1 and consumers[0].op_type == "Add" and value not in self.outputs:
+            [add] = consumers
+            others = [name for name in add.input if name != value]
+            if len(others) == 1 and others[0] in self.producers:
+                value, shortcut = add.output[0], others[0]
+        after = self.consumers.get(value, [])
+        relu = bool(after) and all(consumer.op_type == "Relu" for consumer in after)
+        return Meeting(value=value, shortcut=shortcut, relu=relu and value not in self.outputs)
+
+    def ancestors(self, names: Iterable[str], known: Iterable[str] = ()) -> set[str]:
+        """Names of the nodes needed to compute values, given the known ones."""
+        found: set[str] = set()
+        known, stack = set(known), list(names)
+        while stack:
+            name = stack.pop()
+            producer = None if name in known else self.producers.get(name)
+            if producer is not None and producer.name not in found:
+                found.add(producer.name)
+                stack.extend(inputs_of(producer))
+        return found
+
+    def step(
+        self,
+        names: set[str],
+        inputs: Mapping[str, int],
+        outputs: Sequence[str],
+        replaced: Replaced,
+    ) -> onnxruntime.InferenceSession:
+        """A session that runs the named nodes; `inputs` gives onnx element types."""
+        nodes, tensors = [], {}
+        for node in self.graph.node:
+            if node.name not in names:
+                continue
+            if node.name in replaced:
+                node, extra = _replace_weight(node, *replaced[node.name])
+                tensors.update({tensor.name: tensor for tensor in extra})
+            for name in inputs_of(node):
+                if name in self.initializers and name not in tensors:
+                    tensors[name] = _embedded(name, self.initializers[name])
+            nodes.append(node)
+        graph = helper.make_graph(
+            nodes,
+            "step",
+            [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()],
+            [onnx.ValueInfoProto(name=name) for name in outputs],
+            list(tensors.values()),
+        )
+        model = helper.make_model(
+            graph,
+            ir_version=self.model.ir_version,
+            opset_imports=self.model.opset_import,
+            functions=self.model.functions,
+        )
+        return _open(model, self.threads)
+
+
+def _embedded(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
+    """A tensor that holds its own data, also where the model has it in another file."""
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
+    proto = ir.to_proto(tensor)
+    proto.name = name
+    return proto
+
+
+def _open(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= ort.MAX_MESSAGE_BYTES:
+        return ort.session(model.SerializeToString(), threads=threads, disable_optimisation=True)
+    with tempfile.TemporaryDirectory(prefix="optc-") as folder:
+        path = Path(folder, "step.onnx")
+        onnx.save(model, path, save_as_external_data=True, location="step.data")
+        return ort.session(path, threads=threads, disable_optimisation=True)
+
+
+def inputs_of(node: onnx.NodeProto) -> list[str]:
+    """Values a node reads, those used inside its subgraphs included."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                names.extend(inputs_of(inner))
+    return names
+
+
+def _replace_weight(
+    node: onnx.NodeProto, weight: Array, bias: Array
+) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+    names = [f"{node.name}.optc.weight", f"{node.name}.optc.bias"]
+    new = onnx.NodeProto()
+    new.CopyFrom(node)
+    del new.input[1:]
+    new.input.extend(names)
+    arrays = (np.ascontiguousarray(weight), np.ascontiguousarray(bias))
+    return new, [numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)]
