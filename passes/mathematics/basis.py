@@ -45,7 +45,7 @@ def rank_for_energy(W: Array, share: float) -> int:
     return min(int(np.searchsorted(kept, share - 1e-12)) + 1, len(energy))
 
 
-def solve_basis(H: Array, G: Array, Ce: Array) -> Array:
+def solve_basis(H: Array, G: Array, Ce: Array, unused: Array) -> Array:
     """The best basis (M, d) for fixed coefficients.
 
     Normal equations over (m, s):  Σ_{n,t} A[m,s,n,t]·B[n,t] = R[m,s] with
@@ -55,6 +55,7 @@ def solve_basis(H: Array, G: Array, Ce: Array) -> Array:
         H: (C·d, C·d).
         G: (C·d, K).
         Ce: (K, C, M).
+        unused: (M, d) kernels to take where the best one is zero, so that the rows stay a basis.
     """
     K, C, M = Ce.shape
     d = len(H) // C
@@ -64,7 +65,8 @@ def solve_basis(H: Array, G: Array, Ce: Array) -> Array:
     A = (P @ pairs).reshape(M, M, d, d).transpose(0, 2, 1, 3).reshape(M * d, M * d)
     R = np.einsum("kcm,csk->ms", Ce, G.reshape(C, d, K), optimize=True).ravel()
     jitter = 1e-9 * np.trace(A) / len(A) + 1e-30
-    return np.linalg.solve(A + jitter * np.eye(len(A)), R).reshape(M, d)
+    B = np.linalg.solve(A + jitter * np.eye(len(A)), R).reshape(M, d)
+    return np.where(B.any(axis=1, keepdims=True), B, unused)
 
 
 def normalise(B: Array, Ce: Array) -> tuple[Array, Array]:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+JITTER = 1e-10
+"""Added to the diagonal, relative to its mean."""
+
 
 def project(H: Array, G: Array, B: Array) -> tuple[Array, Array]:
     """Moments of the basis responses E·x.
@@ -23,7 +26,8 @@ def project(H: Array, G: Array, B: Array) -> tuple[Array, Array]:
         B: (M, d).
 
     Returns:
-        E·H·Eᵀ (C·M, C·M) and E·G (C·M, K).
+        E·H·Eᵀ (C·M, C·M), positive definite even where rows of B depend on each other, and
+        E·G (C·M, K).
     """
     M, d = B.shape
     C = len(H) // d
@@ -31,7 +35,9 @@ def project(H: Array, G: Array, B: Array) -> tuple[Array, Array]:
     half = half.reshape(C, d, C * M)
     full = np.einsum("mi,cix->cmx", B, half, optimize=True)  # (C, M, C·M)
     responses = np.einsum("mi,cik->cmk", B, G.reshape(C, d, -1), optimize=True)
-    return full.reshape(C * M, C * M), responses.reshape(C * M, -1)
+    projected = full.reshape(C * M, C * M)
+    projected[np.diag_indices(C * M)] += JITTER * np.trace(projected) / (C * M) + 1e-300
+    return projected, responses.reshape(C * M, -1)
 
 
 def solve_rows(H: Array, G: Array, mask: Mask) -> Array:

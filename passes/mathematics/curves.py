@@ -155,4 +155,4 @@ def _basis(moments: Moments, prior: Array, rank: int) -> Array:
         return B
     H, G = project(moments.H, moments.G, B)
     Ce = np.asarray(np.linalg.solve(H, G).T, np.float64)
-    return solve_basis(moments.H, moments.G, Ce.reshape(K, C, rank))
+    return solve_basis(moments.H, moments.G, Ce.reshape(K, C, rank), B)

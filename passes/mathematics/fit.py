@@ -191,10 +191,7 @@ def alternate(
     if B.shape[1] == len(B) and mask.all():  # every W can be reached: the basis is free
         return B, Ce
     for _ in range(rounds):
-        new = solve_basis(problem.H, problem.G, Ce)
-        unused = ~new.any(axis=1)  # no coefficient left: keep the kernel, so that E·H·Eᵀ inverts
-        new[unused] = B[unused]
-        B, Ce = normalise(new, Ce)
+        B, Ce = normalise(solve_basis(problem.H, problem.G, Ce, B), Ce)
         Ce = coefficients(B, Ce)
     return B, Ce
 

@@ -15,8 +15,10 @@ from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
 from runtimes.operators.schemas import register_schemas
 from tests.passes.contract_models import MODELS
+from toolchain.layerwise import ArrayCalibration
 
-CONFIGS = {"penni": [PenniConfig(rank=4, density=0.5, min_weights=0, pointwise="sparsify")]}
+PENNI = PenniConfig(rank=4, density=0.5, min_weights=0, pointwise="sparsify")
+CONFIGS = {"penni": [PENNI]}
 CASES = [(name, config) for name in PASSES for config in CONFIGS.get(name, [None])]
 EXACT = 1e-5
 
@@ -30,7 +32,7 @@ pytestmark = [
 def prepared(model_name, pass_name):
     model = prepare(ir.from_proto(MODELS[model_name]()))
     if pass_name == "lower":  # there is something to lower
-        PenniPass(CONFIGS["penni"][0])(model)
+        PenniPass(PENNI)(model)
     return model
 
 
@@ -74,6 +76,19 @@ def test_result_is_valid_runs_at_any_batch_and_keeps_its_interface(prepared, pas
             if step.exact:
                 difference = np.linalg.norm((old - new).astype(np.float64).ravel())
                 assert difference <= EXACT * np.linalg.norm(old.astype(np.float64).ravel())
+
+
+def test_calibration_works_wherever_the_weights_alone_do(prepared, pass_name, config):
+    blind = PASSES[pass_name](config).analyse(prepared)
+    calibration = ArrayCalibration([feeds(prepared, 4), feeds(prepared, 3)], threads=1)
+    step = PASSES[pass_name](config, Context(calibration=calibration))
+    plan = step.analyse(prepared)
+    assert [layer.applies for layer in plan.layers] == [layer.applies for layer in blind.layers]
+    before = prepared.clone()
+    measured = step.apply(prepared, plan)
+    assert all(np.isfinite(layer.measured_error or 0) for layer in measured.applied)
+    for old, new in zip(run(before, 2), run(finish(prepared), 2), strict=True):
+        assert old.shape == new.shape and np.isfinite(new).all()
 
 
 def test_modified_is_truthful(prepared, pass_name, config):

@@ -61,6 +61,6 @@ class NotIdempotent(ShrinkPass):
 def test_a_broken_pass_is_found(monkeypatch, broken, check) -> None:
     monkeypatch.setitem(PASSES, broken.name, broken)
     model = chain() if broken is ForgetsALayer else zero_weights()
-    config = contract.CONFIGS["penni"][0] if broken is ForgetsALayer else None
+    config = contract.PENNI if broken is ForgetsALayer else None
     with pytest.raises(AssertionError):
         getattr(contract, check)(prepare(ir.from_proto(model)), broken.name, config)

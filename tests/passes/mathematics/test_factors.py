@@ -63,7 +63,9 @@ def test_basis_solve_is_dense_least_squares():
     # prediction[r, k] = Σ_ms (Σ_c Ce[k, c, m]·X[r, c, s])·B[m, s]
     design = np.einsum("kcm,rcs->rkms", Ce, X.reshape(rows, C, d)).reshape(rows * K, M * d)
     reference = np.linalg.lstsq(design, T.ravel())[0].reshape(M, d)
-    np.testing.assert_allclose(solve_basis(H, G, Ce), reference, atol=1e-6)
+    np.testing.assert_allclose(
+        solve_basis(H, G, Ce, np.zeros_like(reference)), reference, atol=1e-6
+    )
 
 
 def test_masked_solve_is_least_squares_on_each_support():
