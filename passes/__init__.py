@@ -1,11 +1,12 @@
 """One graph pass a module, and under `mathematics` the numpy behind them."""
 
 from passes.framework import CompressionPass
+from passes.fuse import FusePass
 from passes.lower import LowerPass
 from passes.penni import PenniPass
 from passes.shrink import ShrinkPass
 
 PASSES: dict[str, type[CompressionPass]] = {
-    each.name: each for each in (PenniPass, ShrinkPass, LowerPass)
+    each.name: each for each in (PenniPass, ShrinkPass, FusePass, LowerPass)
 }
 """Every pass that `optc transform` offers, by the name a user types."""

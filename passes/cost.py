@@ -76,15 +76,15 @@ def layer_name(node: ir.Node) -> str:
     return node.name or node.outputs[0].name or ""
 
 
-def with_sample_shapes(model: ir.Model) -> tuple[ir.Model, int]:
-    """A copy with inferred shapes, its dynamic batch set to one sample.
+def with_sample_shapes(model: ir.Model, samples: int = 1) -> tuple[ir.Model, int]:
+    """A copy with inferred shapes, its dynamic batch set to a number of samples.
 
-    The first axis of the first input counts samples: where it is symbolic, its symbol becomes 1
-    everywhere.
+    The first axis of the first input counts samples: where it is symbolic, its symbol becomes
+    `samples` everywhere.
 
     Returns:
         The copy, which shares its weights with the model, and the number of samples that its
-        shapes are for: 1, or the batch size the model is fixed to.
+        shapes are for: `samples`, or the batch size the model is fixed to.
     """
     register_schemas()
     copy = model.clone()
@@ -92,8 +92,8 @@ def with_sample_shapes(model: ir.Model) -> tuple[ir.Model, int]:
     first = shapes[0] if shapes else None
     batch = first[0] if first is not None and len(first) > 1 else 1
     if isinstance(batch, ir.SymbolicDim):
-        _fix_symbol(copy, batch.value)
-        batch = 1
+        _fix_symbol(copy, batch.value, samples)
+        batch = samples
     for value in copy.graph.initializers.values():  # inference reads small integers, in memory
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SHAPE_BYTES:
@@ -102,15 +102,15 @@ def with_sample_shapes(model: ir.Model) -> tuple[ir.Model, int]:
     return copy, int(batch)
 
 
-def _fix_symbol(model: ir.Model, symbol: str | None) -> None:
-    """Sets a symbolic dimension to 1; one without a name, on the first axis of all inputs."""
+def _fix_symbol(model: ir.Model, symbol: str | None, size: int) -> None:
+    """Gives a symbolic dimension a size; one without a name, on the first axis of all inputs."""
     outputs = [value for node in model.graph for value in node.outputs]
     for value in [*model.graph.inputs, *(outputs if symbol is not None else [])]:
         if value.shape is None:
             continue
         value.shape = ir.Shape(
             [
-                1
+                size
                 if isinstance(dim, ir.SymbolicDim)
                 and dim.value == symbol
                 and (symbol is not None or axis == 0)

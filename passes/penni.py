@@ -16,6 +16,7 @@ import onnx_ir as ir
 from passes.conv import ConvLayer, UnsupportedConvError, read_conv, replace_node
 from passes.cost import layer_costs, layer_name, model_cost, with_sample_shapes
 from passes.framework import CompressionPass, ConfigError, Plan, PlanError
+from passes.fuse import FusePass
 from passes.mathematics.allocation import BudgetError
 from passes.penni_config import PenniConfig
 from passes.penni_decision import decide, read_settings
@@ -37,8 +38,9 @@ class PenniPass(CompressionPass):
     config_type: ClassVar[type] = PenniConfig
 
     def followers(self) -> tuple[CompressionPass, ...]:
-        """Dead channels are removed afterwards."""
-        return (ShrinkPass(context=self.context),) if self.config.shrink else ()
+        """Dead channels are removed, then what follows a convolution is fused into it."""
+        shrink = (ShrinkPass(context=self.context),) if self.config.shrink else ()
+        return (*shrink, FusePass(context=self.context))
 
     def analyse(self, model: ir.Model) -> Plan:
         """Chooses rank and density of every convolution."""
