@@ -99,7 +99,8 @@ def _raise_opset(model: ir.Model) -> ir.Model:
         )
     logger.debug("converting from opset %d to %d", opset, MIN_OPSET)
     try:
-        converted = onnx.version_converter.convert_version(ir.to_proto(model), MIN_OPSET)
+        whole = ir.to_proto(ir.external_data.load_to_model(model))  # the converter reads no files
+        converted = onnx.version_converter.convert_version(whole, MIN_OPSET)
     except Exception as error:  # the C++ converter raises plain RuntimeError and others
         reason = str(error).strip().splitlines()[-1]
         raise OpsetError(
