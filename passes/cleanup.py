@@ -63,11 +63,19 @@ def prepare(model: ir.Model) -> ir.Model:
     names = _names_by_weight(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False)(model)
     optimizer.fold_constants(model, onnx_shape_inference=False)
-    _FOLD_BATCHNORM.apply_to_model(model)
+    if not any(_normalises_by_batch(node) for node in model.graph.all_nodes()):
+        _FOLD_BATCHNORM.apply_to_model(model)
     common.RemoveUnusedNodesPass()(model)
     _restore_names(model, names)
     common.NameFixPass()(model)
     return model
+
+
+def _normalises_by_batch(node: ir.Node) -> bool:
+    """A BatchNormalization in training mode; its stored mean and variance are not what it uses."""
+    return node.op_type == "BatchNormalization" and bool(
+        node.attributes.get_int("training_mode", 0)
+    )
 
 
 def finish(model: ir.Model) -> ir.Model:

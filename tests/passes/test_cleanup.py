@@ -103,6 +103,14 @@ KEPT = {
         }""",
         {"w": normal(4, 3, 3, 3)},
     ),
+    "training mode": (
+        """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {
+            a = Conv (x, w)
+            y, running_mean, running_var =
+                BatchNormalization <training_mode = 1> (a, scale, shift, mean, var)
+        }""",
+        {"w": normal(4, 3, 3, 3)},
+    ),
     "nothing before it to fold into": (
         """g (float[N, 4, 8, 8] x) => (float[N, 4, 8, 8] y) {
             a = Relu (x)
@@ -116,7 +124,8 @@ KEPT = {
 @pytest.mark.parametrize("case", KEPT)
 def test_batch_normalisation_stays_where_folding_would_change_something(case: str) -> None:
     graph, weights = KEPT[case]
-    before, after = prepared(parse(graph, {**weights, **batchnorm(4)}))
+    model = with_opset(parse(graph, {**weights, **batchnorm(4)}), 15, ir_version=8)
+    before, after = prepared(model)
     assert "BatchNormalization" in [node.op_type for node in after.graph]
     assert [value.name for value in after.graph.inputs] == [v.name for v in before.graph.inputs]
 
