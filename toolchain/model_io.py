@@ -177,7 +177,8 @@ def _check_finite(path: Path, model: ir.Model) -> None:
             if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
                 continue
             array = tensor.numpy()
-            low, high = float(array.min()), float(array.max())  # NaN wins in both
+            with np.errstate(invalid="ignore"):  # ml_dtypes warns where NumPy's own types do not
+                low, high = float(array.min()), float(array.max())  # NaN wins in both
             is_weight = any(is_layer(node) for node, _ in value.uses())
             if np.isnan(low) or (is_weight and np.isinf([low, high]).any()):
                 what = "NaN" if np.isnan(low) else "infinite"
