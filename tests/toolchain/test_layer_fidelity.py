@@ -13,7 +13,7 @@ import pytest
 import toolchain.layer_fidelity
 from passes.lower import LowerConfig, LowerPass
 from runtimes.operators.decomposed_conv import DecomposedWeights
-from tests.helpers import classifier, images, parse_ir
+from tests.helpers import classifier, images, parse_ir, with_noise
 from tests.passes.channel_models import Net, random_factors
 from toolchain.data import Batch
 from toolchain.errors import UnreadableError
@@ -43,17 +43,6 @@ def value_of(model: onnx.ModelProto, name: str) -> Any:
     copy.graph.output.append(onnx.ValueInfoProto(name=name))
     session = onnxruntime.InferenceSession(copy.SerializeToString())
     return np.concatenate([session.run([name], batch.feeds)[0] for batch in batches(3, 2)])
-
-
-def with_noise(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for stored in copy.graph.initializer:
-        if stored.name == tensor:
-            array = onnx.numpy_helper.to_array(stored)
-            noise = np.random.default_rng(5).standard_normal(array.shape) / 9
-            stored.CopyFrom(onnx.numpy_helper.from_array((array + noise).astype("f"), tensor))
-    return copy
 
 
 def relative(y: Any, z: Any) -> float:
