@@ -28,6 +28,9 @@ FATAL_ONLY = 4
 MAX_MESSAGE_BYTES = 2**31 - 2**20
 """Weights above this do not fit into one protobuf message and go to external data."""
 
+SMALL_BYTES = 256
+"""Tensors up to this size stay in the model file even so."""
+
 
 class SessionError(ValueError):
     """onnxruntime cannot open or run a model; the message is its reason, in one line."""
@@ -85,17 +88,32 @@ def session_of(model: ir.Model, *, threads: int = 1) -> onnxruntime.InferenceSes
     """
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
         path = Path(folder, "model.onnx")
-        ir.save(model, path, external_data=external_data_name(model, path))
+        save(model, path)
         return session(path, threads=threads)
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Writes a model, and its weights beside it if `external_data_name` says so."""
+    data = external_data_name(model, path)
+    for value in _initializers(model):
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= SMALL_BYTES:
+            # onnx_ir would close its file, which fails while an array of it is in use.
+            value.const_value = ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=tensor.name)
+    ir.save(model, path, external_data=data, size_threshold_bytes=SMALL_BYTES)
 
 
 def external_data_name(model: ir.Model, path: Path) -> str | None:
     """Where the weights of a model saved at `path` go, or None for the file itself."""
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    values = _initializers(model)
     tensors = [value.const_value for value in values if value.const_value is not None]
     too_big = sum(tensor.nbytes for tensor in tensors) > MAX_MESSAGE_BYTES
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     return f"{path.name}.data" if too_big or external else None
+
+
+def _initializers(model: ir.Model) -> list[ir.Value]:
+    return [value for graph in model.graphs() for value in graph.initializers.values()]
 
 
 def run(

@@ -63,7 +63,7 @@ def save_model(model: ir.Model, path: Path) -> None:
     data = ort.external_data_name(model, path)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optc-") as folder:
-            ir.save(model, Path(folder, path.name), external_data=data)
+            ort.save(model, Path(folder, path.name))
             for name in [data, path.name] if data else [path.name]:
                 if Path(folder, name).exists():
                     os.replace(Path(folder, name), path.with_name(name))

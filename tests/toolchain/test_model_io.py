@@ -189,6 +189,16 @@ def test_a_model_can_be_saved_over_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits(path), expected)
 
 
+def test_a_model_can_be_saved_while_its_external_weights_are_in_use(tmp_path: Path) -> None:
+    path = external(tmp_path / "m.onnx")
+    model = load_model(path)
+    arrays = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    save_model(model, tmp_path / "out.onnx")
+    np.testing.assert_array_equal(logits(tmp_path / "out.onnx"), logits(path))
+    for name, value in load_model(tmp_path / "out.onnx").graph.initializers.items():
+        np.testing.assert_array_equal(value.const_value.numpy(), arrays[name])
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("broken")])
 def test_a_failed_save_leaves_the_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -131,6 +131,16 @@ def test_a_fixed_batch_wins_over_a_dynamic_one(
         assert result["outputs"][0]["samples"] == 8
 
 
+def test_layers_of_models_with_external_weights_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(classifier(), path, save_as_external_data=True, location="w", size_threshold=0)
+    plain = save(classifier(), tmp_path / "plain.onnx")
+    layers = document(capsys, path, plain, "--per-layer", "--samples", "4")["layers"]
+    assert [layer["fidelity"]["max_abs"] for layer in layers] == [0, 0]
+
+
 def other_inputs(tmp_path: Path) -> Path:
     model = parse("g (float[N, 3, 8, 8] image) => (float[N, 3, 8, 8] y) { y = Relu (image) }")
     return save(model, tmp_path / "inputs.onnx")
