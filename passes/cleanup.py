@@ -19,6 +19,7 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
+from runtimes.external_data import load_external
 from runtimes.operators import MIN_IR_VERSION, MIN_OPSET
 from runtimes.operators.schemas import register_schemas
 
@@ -107,7 +108,7 @@ def _raise_opset(model: ir.Model) -> ir.Model:
         )
     logger.debug("converting from opset %d to %d", opset, MIN_OPSET)
     try:
-        whole = ir.to_proto(ir.external_data.load_to_model(model))  # the converter reads no files
+        whole = ir.to_proto(load_external(model))  # the converter reads no files
         converted = onnx.version_converter.convert_version(whole, MIN_OPSET)
     except Exception as error:  # the C++ converter raises plain RuntimeError and others
         reason = str(error).strip().splitlines()[-1]

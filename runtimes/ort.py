@@ -15,6 +15,8 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from runtimes.external_data import initializers, load_external
+
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 
@@ -95,25 +97,17 @@ def session_of(model: ir.Model, *, threads: int = 1) -> onnxruntime.InferenceSes
 def save(model: ir.Model, path: Path) -> None:
     """Writes a model, and its weights beside it if `external_data_name` says so."""
     data = external_data_name(model, path)
-    for value in _initializers(model):
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= SMALL_BYTES:
-            # onnx_ir would close its file, which fails while an array of it is in use.
-            value.const_value = ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=tensor.name)
+    load_external(model, SMALL_BYTES)
     ir.save(model, path, external_data=data, size_threshold_bytes=SMALL_BYTES)
 
 
 def external_data_name(model: ir.Model, path: Path) -> str | None:
     """Where the weights of a model saved at `path` go, or None for the file itself."""
-    values = _initializers(model)
-    tensors = [value.const_value for value in values if value.const_value is not None]
+    constants = (value.const_value for value in initializers(model))
+    tensors = [tensor for tensor in constants if tensor is not None]
     too_big = sum(tensor.nbytes for tensor in tensors) > MAX_MESSAGE_BYTES
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     return f"{path.name}.data" if too_big or external else None
-
-
-def _initializers(model: ir.Model) -> list[ir.Value]:
-    return [value for graph in model.graphs() for value in graph.initializers.values()]
 
 
 def run(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from passes.layerwise import LayerMaps
+from runtimes.external_data import load_external
 
 Array = NDArray[np.float32]
 Feeds = Mapping[str, NDArray[np.generic]]
@@ -50,7 +51,8 @@ class ArrayCalibration:
                 break
             batches.append(feeds)
             taken += len(next(iter(feeds.values())))
-        return Walk(_Network(ir.to_proto(model), self._threads), layers, batches)
+        whole = ir.to_proto(load_external(model.clone()))
+        return Walk(_Network(whole, self._threads), layers, batches)
 
 
 class Walk:
