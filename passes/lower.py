@@ -67,6 +67,8 @@ class LowerPass(CompressionPass):
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:
         """Replaces the planned nodes; what only they used is left for `passes.cleanup.finish`."""
+        if plan.pass_name != self.name:
+            raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
         nodes = {node.name: node for node in model.graph if is_decomposed_conv(node)}
         for layer in plan.applied:
             if layer.layer not in nodes:

@@ -1,5 +1,6 @@
 """Both lowered forms against the function body, each run by onnxruntime."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,8 @@ def test_a_plan_of_another_model_is_refused() -> None:
     model.graph[0].name = "other"
     with pytest.raises(PlanError, match="no DecomposedConv 'layer'"):
         LowerPass().apply(model, plan)
+    with pytest.raises(PlanError, match="plan of shrink, not of lower"):
+        LowerPass().apply(model, replace(plan, pass_name="shrink"))
 
 
 def test_lowered_model_runs_in_the_reference_implementation() -> None:
