@@ -180,6 +180,32 @@ def test_old_opsets_are_raised_and_keep_names_and_the_dynamic_batch(opset: int) 
     assert [str(v.shape) for v in after.graph.inputs] == [str(v.shape) for v in before.graph.inputs]
 
 
+OLD = {
+    "bounds that were attributes": (
+        10,
+        "g (float[N, 4, 3] x) => (float[N, 4, 3] y) { y = Clip <min = -0.5, max = 0.5> (x) }",
+        {},
+    ),
+    "softmax over all axes from one on": (
+        11,
+        "g (float[N, 4, 3] x) => (float[N, 4, 3] y) { y = Softmax (x) }",
+        {},
+    ),
+    "operator that has gone": (
+        9,
+        "g (float[N, 4, 3, 3] x) => (float[N, 4, 6, 6] y) { y = Upsample (x, s) }",
+        {"s": np.array([1, 1, 2, 2], np.float32)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OLD)
+def test_operators_that_changed_their_meaning_compute_the_same(case: str) -> None:
+    opset, graph, weights = OLD[case]
+    _, after = prepared(with_opset(parse(graph, weights), opset))
+    assert after.graph.opset_imports[""] == MIN_OPSET
+
+
 @pytest.mark.parametrize("opset", [11, 13])
 def test_external_weights_are_found_whatever_the_opset(tmp_path: Path, opset: int) -> None:
     model, path = with_opset(classifier(), opset), tmp_path / "model.onnx"
