@@ -1,4 +1,4 @@
-import importlib
+import importlib.util
 import subprocess
 import sys
 import types
@@ -147,7 +147,7 @@ def test_no_arguments_show_the_commands(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("name", IMPLEMENTED)
-def test_help_of_every_command_matches_its_summary_and_explains_all_options(
+def test_help_of_every_command_explains_all_options(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run([name, "--help"]) == 0

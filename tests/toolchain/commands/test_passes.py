@@ -5,6 +5,7 @@ from typing import Literal
 import pytest
 
 from passes import PASSES
+from passes.framework import Context
 from toolchain.cli import run
 from toolchain.commands.passes import options
 from toolchain.recipe import build_pass, parse_pass
@@ -38,7 +39,7 @@ def test_json_describes_options_that_the_recipe_takes(capsys: pytest.CaptureFixt
     assert [each["name"] for each in document["passes"]] == list(PASSES)
     for each in document["passes"]:
         defaults = ",".join(f"{o['name']}={o['default']}" for o in each["options"])
-        built = build_pass(parse_pass(f"{each['name']}:{defaults}"), None)  # type: ignore[arg-type]
+        built = build_pass(parse_pass(f"{each['name']}:{defaults}"), Context())
         assert built.config == PASSES[each["name"]].config_type()
         assert all(option["help"] for option in each["options"])
 
