@@ -20,6 +20,7 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
+from runtimes.external_data import load_external
 from runtimes.operators import MIN_IR_VERSION, MIN_OPSET
 from runtimes.operators.schemas import register_schemas
 
@@ -64,11 +65,19 @@ def prepare(model: ir.Model) -> ir.Model:
     names = _names_by_weight(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False)(model)
     optimizer.fold_constants(model, onnx_shape_inference=False)
-    _FOLD_BATCHNORM.apply_to_model(model)
+    if not any(_normalises_by_batch(node) for node in model.graph.all_nodes()):
+        _FOLD_BATCHNORM.apply_to_model(model)
     common.RemoveUnusedNodesPass()(model)
     _restore_names(model, names)
     common.NameFixPass()(model)
     return model
+
+
+def _normalises_by_batch(node: ir.Node) -> bool:
+    """A BatchNormalization in training mode; its stored mean and variance are not what it uses."""
+    return node.op_type == "BatchNormalization" and bool(
+        node.attributes.get_int("training_mode", 0)
+    )
 
 
 def finish(model: ir.Model) -> ir.Model:
@@ -102,7 +111,8 @@ def _raise_opset(model: ir.Model) -> ir.Model:
         )
     logger.debug("converting from opset %d to %d", opset, MIN_OPSET)
     try:
-        converted = onnx.version_converter.convert_version(ir.to_proto(model), MIN_OPSET)
+        whole = ir.to_proto(load_external(model))  # the converter reads no files
+        converted = onnx.version_converter.convert_version(whole, MIN_OPSET)
     except Exception as error:  # the C++ converter raises plain RuntimeError and others
         reason = str(error).strip().splitlines()[-1]
         raise OpsetError(

@@ -116,7 +116,7 @@ class Plan:
                 layers=layers,
                 notes=tuple(data.get("notes", ())),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"not a plan written by optc: {error}") from error
 
 

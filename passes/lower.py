@@ -22,6 +22,7 @@ from passes.cost import layer_costs
 from passes.framework import CompressionPass, Cost, LayerDecision, Plan, PlanError, keep
 from runtimes.operators.decomposed_conv import (
     BASE_NAME,
+    INPUTS,
     DecomposedWeights,
     is_decomposed_conv,
     read_geometry,
@@ -65,7 +66,9 @@ class LowerPass(CompressionPass):
         return Plan(pass_name=self.name, config={"form": self.config.form}, layers=layers)
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:
-        """Replaces the planned nodes; drops function bodies no longer used."""
+        """Replaces the planned nodes; what only they used is left for `passes.cleanup.finish`."""
+        if plan.pass_name != self.name:
+            raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
         nodes = {node.name: node for node in model.graph if is_decomposed_conv(node)}
         for layer in plan.applied:
             if layer.layer not in nodes:
@@ -134,14 +137,13 @@ class _Replacement:
     initializers: list[ir.Value]
 
     def add(self, op: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> None:
-        """Appends a standard node whose output is named like the node."""
+        """Appends a standard node; the graph names its output."""
         attrs = ir.convenience.convert_attributes(attributes)
         self.nodes.append(ir.Node("", op, inputs, attrs, name=name))
-        self.nodes[-1].outputs[0].name = name
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Appends an initializer."""
-        tensor = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
+        tensor = ir.tensor(np.asarray(array, np.float32, order="C"), name=name)
         value = ir.Value(
             name=name,
             const_value=tensor,
@@ -160,13 +162,12 @@ class _Replacement:
 def _lower(node: ir.Node, form: str) -> None:
     weights, geometry, name = read_weights(node), read_geometry(node), node.name or ""
     new = _Replacement([], [])
-    x = node.inputs[0]
+    x, bias = node.inputs[0], node.inputs[INPUTS.index("bias")]
     sliding = {
         "strides": geometry.strides,
         "pads": geometry.pads,
         "dilations": geometry.dilations,
     }
-    bias = None if weights.bias is None else new.constant(f"{name}.bias", weights.bias)
     if form == "dense":
         kernel = new.constant(f"{name}.weight", weights.dense())
         new.add("Conv", [x, kernel, bias], name, group=geometry.group, **sliding)
@@ -174,7 +175,7 @@ def _lower(node: ir.Node, form: str) -> None:
         K, C_group, n_basis = weights.coefficients.shape
         channels = C_group * geometry.group
         tiled = np.concatenate([weights.basis[:, None]] * channels)  # (C·M, 1, *kernel)
-        basis = new.constant(f"{name}.basis", tiled)
+        basis = new.constant(f"{name}.responses.weight", tiled)
         new.add("Conv", [x, basis], f"{name}.responses", group=channels, **sliding)
         ones = (1,) * (weights.basis.ndim - 1)
         pointwise = weights.coefficients.reshape(K, C_group * n_basis, *ones)

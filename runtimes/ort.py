@@ -15,6 +15,8 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from runtimes.external_data import initializers, load_external
+
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 
@@ -27,6 +29,9 @@ FATAL_ONLY = 4
 
 MAX_MESSAGE_BYTES = 2**31 - 2**20
 """Weights above this do not fit into one protobuf message and go to external data."""
+
+SMALL_BYTES = 256
+"""Tensors up to this size stay in the model file even so."""
 
 
 class SessionError(ValueError):
@@ -85,14 +90,27 @@ def session_of(model: ir.Model, *, threads: int = 1) -> onnxruntime.InferenceSes
     """
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
         path = Path(folder, "model.onnx")
-        ir.save(model, path, external_data=external_data_name(model, path))
+        save(model, path)
         return session(path, threads=threads)
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Writes a model, and its weights beside it if `external_data_name` says so.
+
+    Types and shapes of initializers are left to their tensors, which have them anyway.
+    """
+    copy = load_external(model.clone(), SMALL_BYTES)
+    for value in initializers(copy):
+        if not value.is_graph_input():
+            value.type = value.shape = None
+    data = external_data_name(model, path)
+    ir.save(copy, path, external_data=data, size_threshold_bytes=SMALL_BYTES)
 
 
 def external_data_name(model: ir.Model, path: Path) -> str | None:
     """Where the weights of a model saved at `path` go, or None for the file itself."""
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    tensors = [value.const_value for value in values if value.const_value is not None]
+    constants = (value.const_value for value in initializers(model))
+    tensors = [tensor for tensor in constants if tensor is not None]
     too_big = sum(tensor.nbytes for tensor in tensors) > MAX_MESSAGE_BYTES
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     return f"{path.name}.data" if too_big or external else None

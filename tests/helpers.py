@@ -51,3 +51,15 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
 
 def images(samples: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((samples, 3, 8, 8)).astype(np.float32)
+
+
+def with_noise(model: onnx.ModelProto, tensor: str, scale: float = 0.1) -> onnx.ModelProto:
+    """A copy that has random numbers added to one of its initializers."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for stored in copy.graph.initializer:
+        if stored.name == tensor:
+            array = numpy_helper.to_array(stored)
+            noise = scale * np.random.default_rng(5).standard_normal(array.shape)
+            stored.CopyFrom(numpy_helper.from_array((array + noise).astype(array.dtype), tensor))
+    return copy

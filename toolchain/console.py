@@ -109,8 +109,9 @@ def _scaled(number: int, units: Sequence[str]) -> str:
 
 def format_ms(milliseconds: float) -> str:
     """Three significant digits, without the unit."""
-    digits = 0 if milliseconds >= 99.95 else 1 if milliseconds >= 9.995 else 2
-    return f"{milliseconds:.{digits if milliseconds >= 0.0995 else 4}f}"
+    limits = (99.95, 9.995, 0.9995, 0.09995)
+    digits = next((digits for digits, limit in enumerate(limits) if milliseconds >= limit), 4)
+    return f"{milliseconds:.{digits}f}"
 
 
 def format_seconds(seconds: float) -> str:

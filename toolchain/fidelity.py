@@ -50,10 +50,11 @@ class FidelitySums:
                 f"'{self.name}' has shape {reference.shape} in the first model and "
                 f"{candidate.shape} in the second; only equal shapes can be compared"
             )
-        if reference.dtype.kind not in "fiub" or candidate.dtype.kind not in "fiub":
-            raise UnreadableError(
-                f"'{self.name}' is {reference.dtype}; only numbers can be compared"
-            )
+        for array in (reference, candidate):
+            if array.dtype.kind not in "fiub":
+                raise UnreadableError(
+                    f"'{self.name}' is {array.dtype}; only numbers can be compared"
+                )
         y, z = reference.astype(np.float64), candidate.astype(np.float64)
         self._add_sums(y, z)
         self.samples += samples
@@ -83,7 +84,7 @@ class FidelitySums:
             max_abs=self.max_abs,
             relative_l2=relative,
             sqnr_db=None if self.error == 0 else _decibels(relative),
-            cosine=self.product / norms if norms else float(both_zero),
+            cosine=max(-1.0, min(1.0, self.product / norms)) if norms else float(both_zero),
             top1_agreement=self.same_top1 / self.rows if self.rows else None,
             samples=self.samples,
         )

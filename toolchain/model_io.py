@@ -24,8 +24,6 @@ from toolchain.errors import UnreadableError, UsageError
 from toolchain.results import ModelSummary
 
 _CHUNK = 2**20
-_SMALL_BYTES = 256
-"""Tensors up to this size stay in the model file when others go to external data."""
 _LONGEST_REASON = 200
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -81,8 +79,7 @@ def staged_model(model: ir.Model, path: Path) -> Iterator[Path]:
         try:
             temporary = tempfile.TemporaryDirectory(dir=path.parent, prefix=".optc-")
             staged = Path(stack.enter_context(temporary), path.name)
-            data = ort.external_data_name(model, staged)
-            ir.save(_for_file(model), staged, external_data=data, size_threshold_bytes=_SMALL_BYTES)
+            ort.save(model, staged)
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
         yield staged
@@ -138,24 +135,6 @@ def sha256_of(path: Path) -> str:
 def external_files(path: Path, model: ir.Model) -> list[Path]:
     """The external data files of a model that was read from `path`, sorted."""
     return sorted({path.parent / tensor.location for _, tensor in _external_tensors(model)})
-
-
-def _for_file(model: ir.Model) -> ir.Model:
-    """A copy as it is written.
-
-    Types and shapes of initializers are left to their tensors, which have them anyway. Small
-    external tensors are copied into memory: `onnx_ir` would do so by closing their file, which
-    fails while an array of theirs is in use.
-    """
-    copy = model.clone()
-    for graph in copy.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SMALL_BYTES:
-                value.const_value = ir.tensor(np.array(tensor.numpy()), name=tensor.name)
-            if not value.is_graph_input():
-                value.type = value.shape = None
-    return copy
 
 
 def _sha256(files: list[Path]) -> str:
@@ -227,7 +206,8 @@ def _check_finite(path: Path, model: ir.Model) -> None:
             if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
                 continue
             array = tensor.numpy()
-            low, high = float(array.min()), float(array.max())  # NaN wins in both
+            with np.errstate(invalid="ignore"):  # ml_dtypes warns where NumPy's own types do not
+                low, high = float(array.min()), float(array.max())  # NaN wins in both
             is_weight = any(is_layer(node) for node, _ in value.uses())
             if np.isnan(low) or (is_weight and np.isinf([low, high]).any()):
                 what = "NaN" if np.isnan(low) else "infinite"

@@ -159,8 +159,10 @@ def _run_passes(
             with watch.stage(f"apply {step.name}"):
                 plan = _apply(step, model, plan, job.path)
         plans.append(plan)
-        if not job.dry_run and not job.plans and plan.applied:
-            plans += _follow_up(step, model, job.path, watch)
+        if not job.dry_run and plan.applied:
+            stored_names = {stored.pass_name for stored in job.plans}
+            followers = [each for each in step.followers() if each.name not in stored_names]
+            plans += _follow_up(followers, model, job.path, watch)
     return model, plans
 
 
@@ -179,10 +181,12 @@ def _passes(job: Job, context: Context) -> list[tuple[CompressionPass, Plan | No
     return todo
 
 
-def _follow_up(step: CompressionPass, model: ir.Model, path: Path, watch: Stopwatch) -> list[Plan]:
+def _follow_up(
+    followers: Sequence[CompressionPass], model: ir.Model, path: Path, watch: Stopwatch
+) -> list[Plan]:
     """Runs the passes that clean up after one; those that find nothing are not reported."""
     done = []
-    for follower in step.followers():
+    for follower in followers:
         with watch.stage(f"apply {follower.name}"):
             plan = _analyse(follower, model, path)
             if plan.applied:

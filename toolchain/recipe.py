@@ -101,7 +101,7 @@ def load_recipe(path: Path) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, TOML or a date
         reason = " ".join(str(error).split())
         raise UnreadableError(f"recipe {path}: {reason}") from error
     return parse_recipe(data, str(path))
@@ -121,12 +121,14 @@ def parse_recipe(data: Any, where: str) -> Recipe:
         raise UsageError(f"{where}: version is {data.get('version')!r}, this optc reads {VERSION}")
     if not data.get("passes"):
         raise UsageError(f"{where}: no passes")
+    if not isinstance(data["passes"], list):
+        raise UsageError(f"{where}: passes is a list, each entry 'name' or 'name: {{key: value}}'")
     lower = data.get("lower", "optc")
     if lower not in LOWERINGS:
         raise UsageError(f"{where}: lower is {lower!r}, expected one of {', '.join(LOWERINGS)}")
     seed = data.get("seed", 0)
-    if not isinstance(seed, int):
-        raise UsageError(f"{where}: seed is {seed!r}, expected an integer")
+    if type(seed) is not int or seed < 0:
+        raise UsageError(f"{where}: seed is {seed!r}, expected an integer of at least 0")
     return Recipe(
         passes=tuple(_parse_spec(entry, where) for entry in data["passes"]),
         seed=seed,
@@ -199,9 +201,9 @@ def _globs(value: Any, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_pass(name: str) -> None:
+def _check_pass(name: Any) -> None:
     if name not in PASSES:
-        raise UsageError(f"unknown pass '{name}'{did_you_mean(name, PASSES)}")
+        raise UsageError(f"unknown pass '{name}'{did_you_mean(str(name), PASSES)}")
 
 
 def _check_keys(given: Iterable[str], known: list[str], where: str) -> None:
@@ -236,6 +238,8 @@ def _typed(value: Setting, hint: Any, where: str) -> Setting:
         return words[str(value).lower()]
     try:
         typed: Setting = hint(value)
-    except (TypeError, ValueError) as error:
+        if isinstance(value, bool) or (not isinstance(value, str) and typed != value):
+            raise ValueError(f"{value!r} is no {hint.__name__}")
+    except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{where} is '{value}', expected {hint.__name__}") from error
     return typed

@@ -73,24 +73,26 @@ def _schema(name: str) -> defs.OpSchema:
 
 def _infer(context: shape_inference.InferenceContext) -> None:
     """Output (N, K, *out) from X (N, C, *spatial), basis (M, *kernel) and the attributes."""
-    x = context.get_input_type(0)
+    x, basis = (context.get_input_type(index) for index in (0, 1))
+    if x is None:  # made by an operator that onnx does not know
+        return
     output = onnx.TypeProto()
     output.tensor_type.elem_type = x.tensor_type.elem_type
-    basis = context.get_input_type(1).tensor_type.shape
-    if x.tensor_type.HasField("shape") and len(basis.dim):
+    kernel = basis.tensor_type.shape.dim[1:] if basis is not None else []
+    if x.tensor_type.HasField("shape") and kernel:
         dims = x.tensor_type.shape.dim
         ints = {key: _ints(context, key) for key in _GEOMETRY}
-        _check_ranks(ints, len(basis.dim) - 1, len(dims) - 2)
+        _check_ranks(ints, len(kernel), len(dims) - 2)
         geometry = ConvGeometry(
             strides=ints["strides"], pads=ints["pads"], dilations=ints["dilations"]
         )
         shape = output.tensor_type.shape
         shape.dim.add().CopyFrom(dims[0])
         shape.dim.add().dim_value = _ints(context, "coefficient_shape")[0]
-        for axis, (size, kernel) in enumerate(zip(dims[2:], basis.dim[1:], strict=True)):
+        for axis, (size, width) in enumerate(zip(dims[2:], kernel, strict=True)):
             out = shape.dim.add()
-            if size.HasField("dim_value") and kernel.HasField("dim_value"):
-                out.dim_value = geometry.output_size(size.dim_value, kernel.dim_value, axis)
+            if size.HasField("dim_value") and width.HasField("dim_value"):
+                out.dim_value = geometry.output_size(size.dim_value, width.dim_value, axis)
     context.set_output_type(0, output)
 
 

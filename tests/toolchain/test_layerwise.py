@@ -144,6 +144,16 @@ def test_probe_runs_on_and_commits_nothing():
     assert set(new) == set(LAYERS)
 
 
+def test_external_weights_are_read_and_stay_where_they_are(tmp_path):
+    path, batches = tmp_path / "m.onnx", feeds((4,))
+    onnx.save(network(), path, save_as_external_data=True, location="w", size_threshold=0)
+    model = ir.load(path)
+    walk = ArrayCalibration(batches).walk(model, LAYERS)
+    assert_batches(walk.maps("stem").targets, values(network(), ["stem.y"], batches), "stem.y")
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    assert all(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+
+
 def test_limit_takes_whole_batches():
     calibration = ArrayCalibration(feeds((4, 4, 4)))
     assert calibration.samples == 12

@@ -24,6 +24,9 @@ from toolchain.inputs import InputSpec, value_spec
 
 SCHEMA = "optc-inspect/1"
 
+_WEIGHT_INPUT = {"QLinearConv": 3, "QLinearMatMul": 3}
+"""Which input is the weight, where it is not the second."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow:
@@ -62,7 +65,7 @@ def layer_rows(model: ir.Model) -> list[LayerRow]:
         LayerRow(
             name=layer_name(node),
             op_type=node.op_type,
-            weight=_shape(node.inputs[1]),
+            weight=_shape(node.inputs[_WEIGHT_INPUT.get(node.op_type, 1)]),
             output=shapes[node.outputs[0].name],
             cost=cost,
         )

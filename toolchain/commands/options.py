@@ -19,13 +19,15 @@ RANDOM_SAMPLES = 64
 
 MODEL = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
-THREADS = click.IntRange(min=0)
+NOT_NEGATIVE = click.IntRange(min=0)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
-seed_option = click.option("--seed", default=0, show_default=True, help="Of everything random.")
+seed_option = click.option(
+    "--seed", type=NOT_NEGATIVE, default=0, show_default=True, help="Of everything random."
+)
 samples_option = click.option("--samples", type=POSITIVE, help="Use at most this many samples.")
 threads_option = click.option(
-    "--threads", type=THREADS, default=1, show_default=True, help="Of a run; 0 for all cores."
+    "--threads", type=NOT_NEGATIVE, default=1, show_default=True, help="Of a run; 0 for all cores."
 )
 dim_option = click.option(
     "--dim",
