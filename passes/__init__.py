@@ -4,9 +4,10 @@ from passes.framework import CompressionPass
 from passes.fuse import FusePass
 from passes.lower import LowerPass
 from passes.penni import PenniPass
+from passes.select import SelectPass
 from passes.shrink import ShrinkPass
 
 PASSES: dict[str, type[CompressionPass]] = {
-    each.name: each for each in (PenniPass, ShrinkPass, FusePass, LowerPass)
+    each.name: each for each in (PenniPass, ShrinkPass, FusePass, SelectPass, LowerPass)
 }
 """Every pass that `optc transform` offers, by the name a user types."""

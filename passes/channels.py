@@ -48,7 +48,7 @@ from passes.channel_shapes import (
     transpose,
     unsqueeze,
 )
-from runtimes.operators import DOMAIN
+from runtimes.operators import DOMAINS
 from runtimes.operators.decomposed_conv import op_types
 
 STANDARD = ""
@@ -59,7 +59,7 @@ RULES: dict[tuple[str, str], Rule] = {
     (STANDARD, "ConvTranspose"): conv_transpose,
     (STANDARD, "Gemm"): gemm,
     (STANDARD, "MatMul"): matmul,
-    **{(DOMAIN, name): decomposed_conv for name in op_types()},
+    **{(domain, name): decomposed_conv for domain in DOMAINS for name in op_types()},
     # One channel at a time.
     (STANDARD, "BatchNormalization"): batch_normalization,
     (STANDARD, "InstanceNormalization"): instance_normalization,

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from passes.framework import Cost
-from runtimes.operators import DOMAIN
+from runtimes.operators import DOMAINS
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 from runtimes.operators.schemas import register_schemas
 
@@ -176,7 +176,7 @@ def _nonzeros(tensor: ir.TensorProtocol | None) -> int:
 
 
 def _has_hidden_layers(model: ir.Model) -> bool:
-    inner = [function for function in model.functions.values() if function.domain != DOMAIN]
+    inner = [function for function in model.functions.values() if function.domain not in DOMAINS]
     subgraphs = [graph for graph in model.graph.subgraphs() if graph is not model.graph]
     return any(is_layer(node) for graph in [*inner, *subgraphs] for node in graph)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
-from passes.layerwise import LayerwiseCalibration
+from passes.layerwise import LayerTimer, LayerwiseCalibration
 
 Setting = str | int | float | bool | None
 Progress = Callable[[int, int, str], None]
@@ -131,6 +131,7 @@ class Context:
 
     Attributes:
         calibration: forward activations of unlabelled samples, or None.
+        timer: measures forms of a layer, or None.
         include: node-name globs; only matching layers are candidates.
         exclude: node-name globs that are left alone.
         seed: of everything random.
@@ -138,6 +139,7 @@ class Context:
     """
 
     calibration: LayerwiseCalibration | None = None
+    timer: LayerTimer | None = None
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     seed: int = 0

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from passes.cost import layer_costs, layer_name, with_sample_shapes
 from passes.framework import CompressionPass, Cost, LayerDecision, Plan, PlanError, keep
+from runtimes.operators import DOMAINS
 from runtimes.operators.decomposed_conv import (
     BASE_NAME,
     INPUTS,
@@ -92,7 +93,9 @@ class FusePass(CompressionPass):
             if layer.layer not in tails or _fused_type(tails[layer.layer]) != expected:
                 raise PlanError(f"plan of fuse: no '{expected}' can be made of '{layer.layer}'")
             _fuse(nodes[layer.layer], [by_name[n.name] for n in tails[layer.layer].nodes])
-        add_functions(model, [node.op_type for node in model.graph if is_decomposed_conv(node)])
+        for domain in DOMAINS:
+            names = [n.op_type for n in model.graph if n.domain == domain and is_decomposed_conv(n)]
+            add_functions(model, names, domain)
         return plan
 
     def _decide(self, node: ir.Node, tail: Tail, costs: Mapping[str, Cost]) -> LayerDecision:

@@ -1,9 +1,10 @@
-"""What a calibrated pass needs to know of the network's activations, layer by layer.
+"""What a pass may ask of the running network: activations and times, layer by layer.
 
-`toolchain.layerwise` implements these with onnxruntime; passes see only the protocols.
+`toolchain.layerwise` and `toolchain.layer_timing` implement these with onnxruntime; passes see
+only the protocols.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,3 +73,10 @@ class LayerwiseCalibration(Protocol):
             layers: node names in graph order.
             limit: use at most this many samples.
         """
+
+
+class LayerTimer(Protocol):
+    """Times several forms of one layer."""
+
+    def __call__(self, forms: Mapping[str, ir.Model]) -> Mapping[str, float]:
+        """Milliseconds of one run of each form, measured in turns."""

@@ -73,7 +73,7 @@ class LowerPass(CompressionPass):
         for layer in plan.applied:
             if layer.layer not in nodes:
                 raise PlanError(f"plan of lower: the model has no DecomposedConv '{layer.layer}'")
-            _lower(nodes[layer.layer], str(layer.settings["form"]))
+            lower_node(nodes[layer.layer], str(layer.settings["form"]))
         return plan
 
     def _decide(self, node: ir.Node, before: Cost) -> LayerDecision:
@@ -159,7 +159,8 @@ class _Replacement:
         return self.nodes[-1].outputs[0]
 
 
-def _lower(node: ir.Node, form: str) -> None:
+def lower_node(node: ir.Node, form: str) -> None:
+    """Replaces one `DecomposedConv` by standard nodes, in its graph."""
     weights, geometry, name = read_weights(node), read_geometry(node), node.name or ""
     new = _Replacement([], [])
     x, bias = node.inputs[0], node.inputs[INPUTS.index("bias")]

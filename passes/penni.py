@@ -23,7 +23,6 @@ from passes.penni_decision import decide, read_settings
 from passes.penni_fit import FittedLayer, fit_network
 from passes.penni_plan import LayerPlan, Request, plan_network
 from passes.shrink import ShrinkPass
-from runtimes.operators import DOMAIN, DOMAIN_VERSION
 from runtimes.operators.decomposed_conv import DecomposedWeights, is_decomposed_conv, make_node
 from runtimes.operators.decomposed_conv_function import add_functions
 
@@ -206,6 +205,4 @@ def _rewrite(
         new, initializers = make_node(x, weights, layers[name].geometry, name=name)
         replace_node(old, [new], initializers)
         op_types.append(new.op_type)
-    if op_types:
-        model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
-        add_functions(model, op_types)
+    add_functions(model, op_types)

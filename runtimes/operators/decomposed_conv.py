@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from runtimes.operators import DOMAIN, positions
+from runtimes.operators import DOMAIN, DOMAINS, positions
 
 Array = NDArray[np.float32]
 Activation = Literal["", "Relu", "Clip"]
@@ -117,7 +117,7 @@ def op_types() -> tuple[str, ...]:
 
 def is_decomposed_conv(node: ir.Node) -> bool:
     """Whether a node is one of the family."""
-    return node.domain == DOMAIN and node.op_type in op_types()
+    return node.domain in DOMAINS and node.op_type in op_types()
 
 
 def encode_coefficients(coefficients: Array) -> EncodedCoefficients:

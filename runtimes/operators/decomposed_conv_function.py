@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import build_function
 
-from runtimes.operators import DOMAIN
+from runtimes.operators import DOMAIN, DOMAIN_VERSION
 from runtimes.operators.decomposed_conv import ACTIVATIONS, BASE_NAME, INPUTS, op_types
 from runtimes.operators.positions import WIDTHS
 
@@ -24,7 +24,7 @@ _END = 2**31 - 1
 _GEOMETRY = ("strides", "pads", "dilations")
 
 
-def function_body(name: str, opset: int) -> ir.Function:
+def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
     """Returns the body of one operator name, written for a standard opset (13 or later).
 
     Raises:
@@ -51,7 +51,7 @@ def function_body(name: str, opset: int) -> ir.Function:
     function = build_function(
         trace,
         [ir.Value(name=key) for key in formal],
-        domain=DOMAIN,
+        domain=domain,
         name=name,
         attributes=_formal_attributes(activation),
         opset_imports={"": opset},
@@ -160,9 +160,11 @@ def _slice(op: Any, x: ir.Value, start: int, end: int) -> ir.Value:
     return op.Slice(x, _ints(op, start), _ints(op, end))
 
 
-def add_functions(model: ir.Model, names: Sequence[str]) -> None:
+def add_functions(model: ir.Model, names: Sequence[str], domain: str = DOMAIN) -> None:
     """Stores the bodies of the named operators in a model, for its own standard opset."""
+    if names:
+        model.graph.opset_imports[domain] = DOMAIN_VERSION
     opset = model.graph.opset_imports[""]
     for name in sorted(set(names)):
-        function = function_body(name, opset)
+        function = function_body(name, opset, domain)
         model.functions[function.identifier()] = function

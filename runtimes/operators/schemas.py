@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx
 from onnx import defs, shape_inference
 
-from runtimes.operators import DOMAIN, DOMAIN_VERSION
+from runtimes.operators import DOMAIN_VERSION, DOMAINS
 from runtimes.operators.decomposed_conv import (
     BASE_NAME,
     ConvGeometry,
@@ -23,13 +23,14 @@ _INPUTS = (
 
 
 def register_schemas() -> None:
-    """Makes the domain known to this process's onnx; calling it again changes nothing."""
-    for name in op_types():
-        if not defs.has(name, DOMAIN):
-            defs.register_schema(_schema(name))
+    """Makes the domains known to this process's onnx; calling it again changes nothing."""
+    for domain in DOMAINS:
+        for name in op_types():
+            if not defs.has(name, domain):
+                defs.register_schema(_schema(name, domain))
 
 
-def _schema(name: str) -> defs.OpSchema:
+def _schema(name: str, domain: str) -> defs.OpSchema:
     option = defs.OpSchema.FormalParameterOption
     inputs = [
         defs.OpSchema.FormalParameter(
@@ -56,7 +57,7 @@ def _schema(name: str) -> defs.OpSchema:
         ]
     schema = defs.OpSchema(
         name,
-        DOMAIN,
+        domain,
         DOMAIN_VERSION,
         "Convolution with a shared basis and sparse coefficients.",
         inputs=inputs,

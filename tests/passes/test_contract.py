@@ -13,14 +13,17 @@ from passes.cleanup import finish, prepare
 from passes.framework import Context, Plan
 from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
+from passes.select import SelectConfig
 from runtimes.operators.schemas import register_schemas
 from tests.passes.contract_models import MODELS
 from toolchain.layerwise import ArrayCalibration
 
 PENNI = PenniConfig(rank=4, density=0.5, min_weights=0, pointwise="sparsify")
-CONFIGS = {"penni": [PENNI]}
+CONFIGS = {"penni": [PENNI], "select": [SelectConfig(form="portable")]}
 CASES = [(name, config) for name in PASSES for config in CONFIGS.get(name, [None])]
 EXACT = 1e-5
+DECOMPOSED = ("fuse", "select", "lower")
+"""Passes on models that are decomposed already."""
 
 pytestmark = [
     pytest.mark.parametrize("model_name", MODELS),
@@ -31,7 +34,7 @@ pytestmark = [
 @pytest.fixture
 def prepared(model_name, pass_name):
     model = prepare(ir.from_proto(MODELS[model_name]()))
-    if pass_name in ("lower", "fuse"):  # there is something to lower
+    if pass_name in DECOMPOSED:  # there is something to lower
         PenniPass(PENNI)(model)
     return model
 
@@ -105,7 +108,7 @@ def test_analysis_decides_about_every_layer_and_changes_nothing(prepared, pass_n
     named = [layer.layer for layer in plan.layers]
     assert len(set(named)) == len(named)
     convs = {node.name for node in prepared.graph if "Conv" in node.op_type}
-    assert pass_name in ("lower", "fuse") or convs <= set(named)
+    assert pass_name in DECOMPOSED or convs <= set(named)
     assert all(layer.after == layer.before for layer in plan.layers if not layer.applies)
 
 
