@@ -1,0 +1,81 @@
+// Constants of a DecomposedConv node: read from the file's compact form, checked, and packed.
+//
+// Everything here comes from a file and is not trusted: whatever does not fit together is an
+// Error, before anything is indexed with it.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace optc {
+
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Attributes of the node, as stored.
+struct Attributes {
+  std::vector<int64_t> strides, pads, dilations;  // (n,), (2n,), (n,)
+  std::vector<int64_t> coefficient_shape;         // K, C/group, M
+  int64_t group = 1;
+  int64_t position_bits = 0;
+  bool clamp = false;  // Relu or Clip
+  float lower = 0, upper = 0;
+};
+
+// A constant input: its data and shape. No data: the input is absent.
+template <typename T>
+struct Constant {
+  const T* data = nullptr;
+  std::vector<int64_t> shape;
+
+  int64_t size() const {
+    int64_t product = 1;
+    for (const int64_t dim : shape) product *= dim;
+    return product;
+  }
+};
+
+struct Constants {
+  Constant<float> basis;        // (M, *kernel)
+  Constant<float> values;       // (n_stored, block)
+  Constant<uint8_t> positions;  // (n_bytes,)
+  Constant<float> bias;         // (K,) or absent
+};
+
+// A convolution over two spatial axes; one axis is two with a height of 1.
+struct Geometry {
+  int64_t rank;  // spatial axes of the model's tensors: 1 or 2
+  int64_t kernel[2], stride[2], pad_begin[2], pad_end[2], dilation[2];
+};
+
+// Part of the rows of T, and the coefficients that use them.
+struct Block {
+  size_t channel_begin, channel_end;  // of PackedWeights::channels
+  uint32_t first_row, rows;           // of T
+  std::vector<uint32_t> row_begin;    // (K + 1,) of PackedWeights::coefficients
+};
+
+// The factors as the kernels read them. Rows of T that no coefficient uses do not exist.
+struct PackedWeights {
+  int64_t K, C;
+  std::vector<float> basis;               // (M, taps)
+  std::vector<float> bias;                // (K,)
+  std::vector<Channel> channels;          // that any coefficient uses
+  std::vector<uint32_t> row_basis;        // (rows of T,) m of each row
+  std::vector<Block> blocks;
+  std::vector<Coefficient> coefficients;  // by block, output channel, row
+};
+
+// Throws Error where the attributes do not fit the kernel's shape.
+Geometry read_geometry(const Attributes& attributes, const std::vector<int64_t>& basis_shape);
+
+// Throws Error where the constants are malformed; `block_rows` rows of T make a block.
+PackedWeights pack_weights(const Attributes& attributes, const Constants& constants,
+                           uint32_t block_rows);
+
+}  // namespace optc

@@ -1,0 +1,253 @@
+#include "decomposed_conv.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <limits>
+#include <new>
+
+namespace optc {
+namespace {
+
+uint32_t block_rows() {
+  const char* s = std::getenv("OPTC_BLOCK_ROWS");
+  return s ? uint32_t(std::atoi(s)) : 4096;
+}
+constexpr size_t kFewTiles = 4;    // below this, tiles alone do not keep threads busy
+constexpr size_t kChunks = 16;     // pieces of a stage that is shared by threads
+
+// Memory for T that a thread keeps for its next call; null when there is none.
+class Scratch {
+ public:
+  float* reserve(size_t count) {
+    if (count > capacity_) {
+      memory_.reset(static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) & ~size_t(63))));
+      capacity_ = memory_ == nullptr ? 0 : count;
+    }
+    return memory_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  std::unique_ptr<float, Free> memory_;
+  size_t capacity_ = 0;
+};
+
+thread_local Scratch scratch;
+
+int64_t output_size(const Geometry& g, int axis, int64_t size) {
+  const int64_t padded = size + g.pad_begin[axis] + g.pad_end[axis];
+  const int64_t covered = g.dilation[axis] * (g.kernel[axis] - 1) + 1;
+  return padded < covered ? 0 : (padded - covered) / g.stride[axis] + 1;
+}
+
+// Bit l of the result: tap (r, s) of the l-th pixel from `first` lies in the image.
+uint16_t tap_mask(const Geometry& g, const ImagePlan& plan, int64_t first, int64_t pixels,
+                  int64_t r, int64_t s) {
+  unsigned mask = 0;
+  for (int64_t l = 0; l < pixels; ++l) {
+    const int64_t p = first + l;
+    const int64_t row = p / plan.output[1] * g.stride[0] + r * g.dilation[0] - g.pad_begin[0];
+    const int64_t column = p % plan.output[1] * g.stride[1] + s * g.dilation[1] - g.pad_begin[1];
+    const bool inside = row >= 0 && row < plan.size[0] && column >= 0 && column < plan.size[1];
+    mask |= unsigned(inside) << l;
+  }
+  return uint16_t(mask);
+}
+
+ImagePlan make_plan(const Geometry& g, int64_t height, int64_t width, int lanes) {
+  ImagePlan plan = {};
+  plan.size[0] = height, plan.size[1] = width;
+  for (int axis = 0; axis < 2; ++axis) plan.output[axis] = output_size(g, axis, plan.size[axis]);
+  const int64_t pixels = plan.output[0] * plan.output[1];
+  plan.vectors = (pixels + lanes - 1) / lanes;
+  for (int64_t r = 0; r < g.kernel[0]; ++r) {
+    for (int64_t s = 0; s < g.kernel[1]; ++s) {
+      plan.tap_offset.push_back((r * g.dilation[0] - g.pad_begin[0]) * width +
+                                s * g.dilation[1] - g.pad_begin[1]);
+    }
+  }
+  const bool neighbours = g.stride[0] == 1 && g.stride[1] == 1 && plan.output[1] == width;
+  const auto input = [&](int64_t p) {
+    return p / plan.output[1] * g.stride[0] * width + p % plan.output[1] * g.stride[1];
+  };
+  for (int64_t v = 0; v < plan.vectors; ++v) {
+    const int64_t first = v * lanes, count = std::min<int64_t>(lanes, pixels - first);
+    plan.vector_input.push_back(input(first));
+    for (int64_t r = 0; r < g.kernel[0]; ++r) {
+      for (int64_t s = 0; s < g.kernel[1]; ++s) {
+        plan.mask.push_back(tap_mask(g, plan, first, count, r, s));
+      }
+    }
+    for (int64_t l = 0; l < (neighbours ? 0 : lanes); ++l) {
+      plan.lane_offset.push_back(int32_t(input(first + std::min(l, count - 1)) - input(first)));
+    }
+  }
+  return plan;
+}
+
+}  // namespace
+
+// One call: shapes, pointers and the cut into tiles.
+struct DecomposedConv::Run {
+  const DecomposedConv& op;
+  const ImagePlan& plan;
+  const float* x;
+  const float* residual;
+  float* y;
+  ptrdiff_t x_plane, y_plane;  // elements of one channel
+  int64_t vectors;             // of all samples
+  int tile_vectors;
+  float* all_t = nullptr;  // (tiles, rows of T, vectors, lanes), when threads share tiles
+  std::atomic<bool> out_of_memory{false};
+
+  size_t tiles() const { return size_t((vectors + tile_vectors - 1) / tile_vectors); }
+  size_t row_floats() const { return size_t(tile_vectors) * size_t(op.kernels_.lanes); }
+
+  Tile tile(size_t index) const {
+    const int lanes = op.kernels_.lanes;
+    const int64_t first = int64_t(index) * tile_vectors;
+    Tile tile = {};
+    tile.vectors = int(std::min<int64_t>(tile_vectors, vectors - first));
+    for (int v = 0; v < tile.vectors; ++v) {
+      const int64_t sample = (first + v) / plan.vectors, in_sample = (first + v) % plan.vectors;
+      const int64_t pixel = in_sample * lanes;
+      tile.input[v] = sample * op.weights_.C * x_plane + plan.vector_input[size_t(in_sample)];
+      tile.output[v] = sample * op.weights_.K * y_plane + pixel;
+      tile.pixels[v] = int(std::min<int64_t>(lanes, y_plane - pixel));
+      tile.mask[v] = &plan.mask[size_t(in_sample) * plan.tap_offset.size()];
+      if (!plan.lane_offset.empty()) tile.lane_offset[v] = &plan.lane_offset[size_t(in_sample * lanes)];
+    }
+    return tile;
+  }
+
+  // Every tile by itself, one block after the other: T is as small as a block.
+  void by_tile(ThreadPool& pool) {
+    pool.parallel_for(
+        tiles(), [](void* self, size_t i) { static_cast<Run*>(self)->whole_tile(i); }, this);
+    if (out_of_memory) throw std::bad_alloc();
+  }
+
+  void whole_tile(size_t index) {
+    uint32_t most_rows = 0;
+    for (const Block& block : op.weights_.blocks) most_rows = std::max(most_rows, block.rows);
+    float* t = scratch.reserve(most_rows * row_floats());
+    if (t == nullptr) {
+      out_of_memory = true;
+      return;
+    }
+    const Tile own = tile(index);
+    for (const Block& block : op.weights_.blocks) {
+      responses(own, block.channel_begin, block.channel_end, t, block.first_row);
+      rows(own, block, t, 0, size_t(op.weights_.K));
+    }
+  }
+
+  // First all responses of all tiles, then all output channels: threads share a tile.
+  void by_stage(ThreadPool& pool) {
+    all_t = scratch.reserve(std::max<size_t>(1, op.weights_.row_basis.size()) * row_floats() * tiles());
+    if (all_t == nullptr) throw std::bad_alloc();
+    pool.parallel_for(
+        tiles() * kChunks,
+        [](void* self, size_t i) { static_cast<Run*>(self)->responses_of_chunk(i); }, this);
+    pool.parallel_for(
+        tiles() * kChunks, [](void* self, size_t i) { static_cast<Run*>(self)->rows_of_chunk(i); },
+        this);
+  }
+
+  float* t_of(size_t index) const {
+    return all_t + op.weights_.row_basis.size() * row_floats() * index;
+  }
+
+  void responses_of_chunk(size_t i) {
+    const size_t index = i / kChunks, chunk = i % kChunks, n = op.weights_.channels.size();
+    const size_t begin = n * chunk / kChunks, end = n * (chunk + 1) / kChunks;
+    if (begin == end) return;
+    const Tile own = tile(index);
+    const uint32_t first_row = op.weights_.channels[begin].first_row;
+    responses(own, begin, end, t_of(index) + first_row * own.vectors * op.kernels_.lanes,
+              first_row);
+  }
+
+  void rows_of_chunk(size_t i) {
+    const size_t index = i / kChunks, chunk = i % kChunks, K = size_t(op.weights_.K);
+    const size_t begin = K * chunk / kChunks, end = K * (chunk + 1) / kChunks;
+    const Tile own = tile(index);
+    for (const Block& block : op.weights_.blocks) {
+      rows(own, block, t_of(index) + block.first_row * own.vectors * op.kernels_.lanes, begin, end);
+    }
+  }
+
+  // Rows of T of some channels; t holds row `t_row` first.
+  void responses(const Tile& tile, size_t channel_begin, size_t channel_end, float* t,
+                 uint32_t t_row) const {
+    const PackedWeights& w = op.weights_;
+    op.kernels_.responses({&tile, {int(plan.tap_offset.size()), plan.tap_offset.data()}, x,
+                           x_plane, w.channels.data() + channel_begin,
+                           channel_end - channel_begin, w.row_basis.data(), w.basis.data(), t,
+                           t_row});
+  }
+
+  // Adds the part of one block to output channels [k_begin, k_end); t holds the block's rows.
+  void rows(const Tile& tile, const Block& block, const float* t, size_t k_begin,
+            size_t k_end) const {
+    const PackedWeights& w = op.weights_;
+    op.kernels_.rows({&tile, t, w.coefficients.data(), block.row_begin.data(), k_begin, k_end, y,
+                      y_plane, w.bias.data(), residual, &block == &w.blocks.front(),
+                      &block == &w.blocks.back(), op.clamp_, op.lower_, op.upper_});
+  }
+};
+
+DecomposedConv::DecomposedConv(const Attributes& attributes, const Constants& constants,
+                               const Kernels& kernels)
+    : geometry_(read_geometry(attributes, constants.basis.shape)),
+      weights_(pack_weights(attributes, constants, block_rows())),
+      kernels_(kernels),
+      clamp_(attributes.clamp),
+      lower_(attributes.lower),
+      upper_(attributes.upper) {}
+
+std::vector<int64_t> DecomposedConv::output_shape(const std::vector<int64_t>& x_shape) const {
+  if (int64_t(x_shape.size()) != geometry_.rank + 2 || x_shape[1] != weights_.C) {
+    throw Error("X has " + std::to_string(x_shape.size()) + " axes and " +
+                std::to_string(x_shape.size() > 1 ? x_shape[1] : 0) + " channels, expected " +
+                std::to_string(geometry_.rank + 2) + " and " + std::to_string(weights_.C));
+  }
+  std::vector<int64_t> shape = {x_shape[0], weights_.K};
+  int64_t plane = 1;
+  for (int64_t axis = 0; axis < geometry_.rank; ++axis) {
+    const int64_t size = x_shape[size_t(axis + 2)];
+    const int64_t out = output_size(geometry_, int(axis + 2 - geometry_.rank), size);
+    if (out < 1) throw Error("the kernel is larger than the padded image");
+    if (size < 1 || size > std::numeric_limits<int32_t>::max() / plane) {
+      throw Error("an image of this size is not supported");
+    }
+    plane *= size;
+    shape.push_back(out);
+  }
+  return shape;
+}
+
+std::shared_ptr<const ImagePlan> DecomposedConv::plan_of(int64_t height, int64_t width) const {
+  const std::lock_guard<std::mutex> lock(plan_lock_);
+  if (plan_ == nullptr || plan_->size[0] != height || plan_->size[1] != width) {
+    plan_ = std::make_shared<ImagePlan>(make_plan(geometry_, height, width, kernels_.lanes));
+  }
+  return plan_;
+}
+
+void DecomposedConv::run(const float* x, const std::vector<int64_t>& x_shape,
+                         const float* residual, float* y, ThreadPool& pool) const {
+  const int64_t height = geometry_.rank == 2 ? x_shape[2] : 1, width = x_shape.back();
+  const std::shared_ptr<const ImagePlan> plan = plan_of(height, width);
+  Run run = {*this, *plan, x, residual, y, ptrdiff_t(height * width),
+             ptrdiff_t(plan->output[0] * plan->output[1]), x_shape[0] * plan->vectors,
+             kMaxVectors};
+  if (run.vectors == 0) return;
+  run.tile_vectors = int((run.vectors + int64_t(run.tiles()) - 1) / int64_t(run.tiles()));
+  run.tiles() < kFewTiles ? run.by_stage(pool) : run.by_tile(pool);
+}
+
+}  // namespace optc
