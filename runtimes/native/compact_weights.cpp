@@ -32,7 +32,7 @@ void require_in_range(const std::vector<int64_t>& values, int64_t lowest, const 
 
 void require_finite(const Constant<float>& constant, const char* name) {
   for (int64_t i = 0; i < constant.size(); ++i) {
-    require(std::isfinite(constant.data[i]), std::string(name) + " holds NaN or infinity");
+    if (!std::isfinite(constant.data[i])) throw Error(std::string(name) + " holds NaN or infinity");
   }
 }
 
@@ -77,8 +77,10 @@ std::vector<int64_t> decode_positions(const Constant<uint8_t>& code, int64_t wid
       const uint32_t symbol = buffer & escape;
       next += symbol;
       if (symbol == escape) continue;
-      require(next < n_blocks, "position " + std::to_string(next) + " lies outside " +
-                                   std::to_string(n_blocks) + " blocks");
+      if (next >= n_blocks) {
+        throw Error("position " + std::to_string(next) + " lies outside " +
+                    std::to_string(n_blocks) + " blocks");
+      }
       stored.push_back(next++);
     }
   }

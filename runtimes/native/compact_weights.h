@@ -34,7 +34,7 @@ struct Constant {
   std::vector<int64_t> shape;
 
   int64_t size() const {
-    int64_t product = 1;
+    int64_t product = data == nullptr ? 0 : 1;
     for (const int64_t dim : shape) product *= dim;
     return product;
   }

@@ -13,6 +13,7 @@ uint32_t block_rows() {
   const char* s = std::getenv("OPTC_BLOCK_ROWS");
   return s ? uint32_t(std::atoi(s)) : 4096;
 }
+constexpr int64_t kMaxPlane = std::numeric_limits<int32_t>::max();  // pixels of one channel
 constexpr size_t kFewTiles = 4;    // below this, tiles alone do not keep threads busy
 constexpr size_t kChunks = 16;     // pieces of a stage that is shared by threads
 
@@ -20,14 +21,17 @@ constexpr size_t kChunks = 16;     // pieces of a stage that is shared by thread
 class Scratch {
  public:
   float* reserve(size_t count) {
-    if (count > capacity_) {
-      memory_.reset(static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) & ~size_t(63))));
+    if (count > capacity_ || memory_ == nullptr) {
+      const size_t bytes = (count * sizeof(float) / kAlignment + 1) * kAlignment;
+      memory_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
       capacity_ = memory_ == nullptr ? 0 : count;
     }
     return memory_.get();
   }
 
  private:
+  static constexpr size_t kAlignment = 64;  // of the widest vector
+
   struct Free {
     void operator()(float* p) const { std::free(p); }
   };
@@ -147,7 +151,7 @@ struct DecomposedConv::Run {
 
   // First all responses of all tiles, then all output channels: threads share a tile.
   void by_stage(ThreadPool& pool) {
-    all_t = scratch.reserve(std::max<size_t>(1, op.weights_.row_basis.size()) * row_floats() * tiles());
+    all_t = scratch.reserve(op.weights_.row_basis.size() * row_floats() * tiles());
     if (all_t == nullptr) throw std::bad_alloc();
     pool.parallel_for(
         tiles() * kChunks,
@@ -216,15 +220,15 @@ std::vector<int64_t> DecomposedConv::output_shape(const std::vector<int64_t>& x_
                 std::to_string(geometry_.rank + 2) + " and " + std::to_string(weights_.C));
   }
   std::vector<int64_t> shape = {x_shape[0], weights_.K};
-  int64_t plane = 1;
+  int64_t input_left = kMaxPlane, output_left = kMaxPlane;
   for (int64_t axis = 0; axis < geometry_.rank; ++axis) {
     const int64_t size = x_shape[size_t(axis + 2)];
+    if (size < 1 || size > input_left) throw Error("the image is empty or too large");
     const int64_t out = output_size(geometry_, int(axis + 2 - geometry_.rank), size);
     if (out < 1) throw Error("the kernel is larger than the padded image");
-    if (size < 1 || size > std::numeric_limits<int32_t>::max() / plane) {
-      throw Error("an image of this size is not supported");
-    }
-    plane *= size;
+    if (out > output_left) throw Error("the output is too large");
+    input_left /= size;
+    output_left /= out;
     shape.push_back(out);
   }
   return shape;
