@@ -7,6 +7,7 @@ namespace {
 
 constexpr int64_t kMaxAttribute = 1 << 20;     // of strides, pads, dilations, kernel sizes
 constexpr int64_t kMaxCoefficients = 1 << 28;  // stored or not
+constexpr uint32_t kBlockRows = 128;           // rows of T in a block, or those of one channel
 
 struct Nonzero {
   uint32_t k, column;  // column: c * M + m, with c over all channels of X
@@ -98,16 +99,17 @@ std::vector<Nonzero> decode_coefficients(const Attributes& attributes,
   const std::vector<int64_t> stored =
       decode_positions(constants.positions, attributes.position_bits, K * C * M / block,
                        constants.values.shape[0]);
-  const int64_t k_group = K / attributes.group;
+  const int64_t k_group = K / attributes.group, row_size = C * M;
   std::vector<Nonzero> nonzeros;
   nonzeros.reserve(stored.size() * size_t(block));
+  int64_t k = 0, k_end = row_size;  // flat coefficients of channel k end at k_end
   for (size_t i = 0; i < stored.size(); ++i) {
     for (int64_t j = 0; j < block; ++j) {
+      const int64_t flat = stored[i] * block + j;
+      for (; flat >= k_end; k_end += row_size) ++k;
       const float value = constants.values.data[int64_t(i) * block + j];
-      if (value == 0) continue;
-      const int64_t flat = stored[i] * block + j, k = flat / (C * M);
-      const int64_t column = k / k_group * (C * M) + flat % (C * M);
-      nonzeros.push_back({uint32_t(k), uint32_t(column), value});
+      const int64_t column = k / k_group * row_size + flat - (k_end - row_size);
+      if (value != 0) nonzeros.push_back({uint32_t(k), uint32_t(column), value});
     }
   }
   return nonzeros;
@@ -132,42 +134,36 @@ std::vector<uint32_t> number_rows(const std::vector<Nonzero>& nonzeros, int64_t 
   return row;
 }
 
-// Cuts the channels into blocks of at most `block_rows` rows (one channel may have more).
-void cut_blocks(uint32_t block_rows, PackedWeights& packed) {
+// Cuts the channels into blocks; the last entry is their end. Without channels one empty block
+// remains, which still writes the bias.
+void cut_blocks(PackedWeights& packed) {
+  packed.blocks.push_back({0, 0});
   for (size_t c = 0; c < packed.channels.size(); ++c) {
     const Channel& channel = packed.channels[c];
-    if (packed.blocks.empty() || packed.blocks.back().rows + channel.rows > block_rows) {
-      packed.blocks.push_back({c, c, channel.first_row, 0, {}});
+    const Block& open = packed.blocks.back();
+    if (c > open.channel_begin && channel.first_row + channel.rows > open.first_row + kBlockRows) {
+      packed.blocks.push_back({c, channel.first_row});
     }
-    packed.blocks.back().channel_end = c + 1;
-    packed.blocks.back().rows += channel.rows;
   }
-  // Without any coefficient one empty block still writes the bias.
-  if (packed.blocks.empty()) packed.blocks.push_back({0, 0, 0, 0, {}});
+  packed.blocks.push_back({packed.channels.size(), uint32_t(packed.rows())});
 }
 
-// Sorts the coefficients by block, then output channel: two passes, counting then filling.
-void fill_blocks(const std::vector<Nonzero>& nonzeros, const std::vector<uint32_t>& row,
-                 PackedWeights& packed) {
-  std::vector<uint32_t> block_of(packed.row_basis.size());
-  for (size_t b = 0; b < packed.blocks.size(); ++b) {
-    Block& block = packed.blocks[b];
-    block.row_begin.assign(size_t(packed.K) + 1, 0);
-    for (uint32_t r = 0; r < block.rows; ++r) block_of[block.first_row + r] = uint32_t(b);
-  }
-  for (const Nonzero& nonzero : nonzeros) {
-    ++packed.blocks[block_of[row[nonzero.column]]].row_begin[nonzero.k + 1];
-  }
-  uint32_t total = 0;
-  for (Block& block : packed.blocks) {
-    for (uint32_t& begin : block.row_begin) begin = total += begin;
-  }
-  packed.coefficients.resize(nonzeros.size());
-  std::vector<std::vector<uint32_t>> next;
-  for (const Block& block : packed.blocks) next.push_back(block.row_begin);
-  for (const Nonzero& nonzero : nonzeros) {
-    const uint32_t r = row[nonzero.column], b = block_of[r];
-    packed.coefficients[next[b][nonzero.k]++] = {nonzero.value, r - packed.blocks[b].first_row};
+// Nonzeros come sorted as the kernels want them; notes where each block of a channel begins.
+void fill_coefficients(const std::vector<Nonzero>& nonzeros, const std::vector<uint32_t>& row,
+                       PackedWeights& packed) {
+  packed.coefficients.reserve(nonzeros.size());
+  packed.block_begin.reserve(size_t(packed.K) * packed.blocks.size());
+  size_t i = 0;
+  for (int64_t k = 0; k < packed.K; ++k) {
+    for (const Block& block : packed.blocks) {
+      // The coefficients of k that lie before the block.
+      for (; i < nonzeros.size() && nonzeros[i].k == k; ++i) {
+        const uint32_t r = row[nonzeros[i].column];
+        if (r >= block.first_row) break;
+        packed.coefficients.push_back({nonzeros[i].value, r});
+      }
+      packed.block_begin.push_back(uint32_t(i));
+    }
   }
 }
 
@@ -196,8 +192,7 @@ Geometry read_geometry(const Attributes& attributes, const std::vector<int64_t>&
   return geometry;
 }
 
-PackedWeights pack_weights(const Attributes& attributes, const Constants& constants,
-                           uint32_t block_rows) {
+PackedWeights pack_weights(const Attributes& attributes, const Constants& constants) {
   check_shapes(attributes, constants);
   require_finite(constants.basis, "basis");
   require_finite(constants.values, "values");
@@ -213,8 +208,8 @@ PackedWeights pack_weights(const Attributes& attributes, const Constants& consta
   const std::vector<Nonzero> nonzeros = decode_coefficients(attributes, constants);
   const std::vector<uint32_t> row =
       number_rows(nonzeros, attributes.coefficient_shape[2], packed);
-  cut_blocks(block_rows, packed);
-  fill_blocks(nonzeros, row, packed);
+  cut_blocks(packed);
+  fill_coefficients(nonzeros, row, packed);
   return packed;
 }
 

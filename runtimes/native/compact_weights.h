@@ -53,11 +53,10 @@ struct Geometry {
   int64_t kernel[2], stride[2], pad_begin[2], pad_end[2], dilation[2];
 };
 
-// Part of the rows of T, and the coefficients that use them.
+// Some channels that follow each other: the least that is computed at a time.
 struct Block {
-  size_t channel_begin, channel_end;  // of PackedWeights::channels
-  uint32_t first_row, rows;           // of T
-  std::vector<uint32_t> row_begin;    // (K + 1,) of PackedWeights::coefficients
+  size_t channel_begin;  // of PackedWeights::channels
+  uint32_t first_row;    // of T
 };
 
 // The factors as the kernels read them. Rows of T that no coefficient uses do not exist.
@@ -67,15 +66,17 @@ struct PackedWeights {
   std::vector<float> bias;                // (K,)
   std::vector<Channel> channels;          // that any coefficient uses
   std::vector<uint32_t> row_basis;        // (rows of T,) m of each row
-  std::vector<Block> blocks;
-  std::vector<Coefficient> coefficients;  // by block, output channel, row
+  std::vector<Coefficient> coefficients;  // by output channel, then row
+  std::vector<Block> blocks;              // one more than there are, for the end
+  std::vector<uint32_t> block_begin;      // (K, blocks) of `coefficients`, as cut by the blocks
+
+  size_t rows() const { return row_basis.size(); }
 };
 
 // Throws Error where the attributes do not fit the kernel's shape.
 Geometry read_geometry(const Attributes& attributes, const std::vector<int64_t>& basis_shape);
 
-// Throws Error where the constants are malformed; `block_rows` rows of T make a block.
-PackedWeights pack_weights(const Attributes& attributes, const Constants& constants,
-                           uint32_t block_rows);
+// Throws Error where the constants are malformed.
+PackedWeights pack_weights(const Attributes& attributes, const Constants& constants);
 
 }  // namespace optc

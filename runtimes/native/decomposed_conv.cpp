@@ -9,10 +9,8 @@
 namespace optc {
 namespace {
 
-uint32_t block_rows() {
-  const char* s = std::getenv("OPTC_BLOCK_ROWS");
-  return s ? uint32_t(std::atoi(s)) : 4096;
-}
+constexpr size_t kCacheBytes = 32 << 10;  // of T that stays in the first-level cache
+constexpr double kFewProducts = 192;  // vectors to be added to one of Y: not worth a pass over Y
 constexpr int64_t kMaxPlane = std::numeric_limits<int32_t>::max();  // pixels of one channel
 constexpr size_t kFewTiles = 4;    // below this, tiles alone do not keep threads busy
 constexpr size_t kChunks = 16;     // pieces of a stage that is shared by threads
@@ -74,6 +72,7 @@ ImagePlan make_plan(const Geometry& g, int64_t height, int64_t width, int lanes)
     }
   }
   const bool neighbours = g.stride[0] == 1 && g.stride[1] == 1 && plan.output[1] == width;
+  plan.lanes = neighbours ? kNeighbours : kEverySecond;
   const auto input = [&](int64_t p) {
     return p / plan.output[1] * g.stride[0] * width + p % plan.output[1] * g.stride[1];
   };
@@ -86,7 +85,10 @@ ImagePlan make_plan(const Geometry& g, int64_t height, int64_t width, int lanes)
       }
     }
     for (int64_t l = 0; l < (neighbours ? 0 : lanes); ++l) {
-      plan.lane_offset.push_back(int32_t(input(first + std::min(l, count - 1)) - input(first)));
+      plan.lane_offset.push_back(int32_t(input(first + l) - input(first)));
+      const int64_t in_half = l % (lanes / 2), half = l - in_half;
+      const int64_t begin = input(first + half) - input(first);
+      if (plan.lane_offset.back() != begin + 2 * in_half) plan.lanes = kScattered;
     }
   }
   return plan;
@@ -105,6 +107,7 @@ struct DecomposedConv::Run {
   int64_t vectors;             // of all samples
   int tile_vectors;
   float* all_t = nullptr;  // (tiles, rows of T, vectors, lanes), when threads share tiles
+  size_t rows_of_pass = 0, most_rows = 0;
   std::atomic<bool> out_of_memory{false};
 
   size_t tiles() const { return size_t((vectors + tile_vectors - 1) / tile_vectors); }
@@ -122,12 +125,43 @@ struct DecomposedConv::Run {
       tile.output[v] = sample * op.weights_.K * y_plane + pixel;
       tile.pixels[v] = int(std::min<int64_t>(lanes, y_plane - pixel));
       tile.mask[v] = &plan.mask[size_t(in_sample) * plan.tap_offset.size()];
-      if (!plan.lane_offset.empty()) tile.lane_offset[v] = &plan.lane_offset[size_t(in_sample * lanes)];
+      if (plan.lanes != kNeighbours) {
+        tile.lane_offset[v] = &plan.lane_offset[size_t(in_sample * lanes)];
+      }
     }
+    tile.lanes = plan.lanes;
     return tile;
   }
 
-  // Every tile by itself, one block after the other: T is as small as a block.
+  // Rows of T to be computed at a time: as many as the cache holds, but enough coefficients.
+  size_t pass_rows() const {
+    const PackedWeights& w = op.weights_;
+    const double density = double(w.coefficients.size()) / double(w.K * int64_t(w.rows()) + 1);
+    return std::max(kCacheBytes / (row_floats() * sizeof(float)),
+                    size_t(kFewProducts / tile_vectors / std::max(density, 1e-3)));
+  }
+
+  void plan_passes() {
+    const std::vector<Block>& blocks = op.weights_.blocks;
+    rows_of_pass = pass_rows();
+    for (size_t b = 0, end; b + 1 < blocks.size(); b = end) {
+      end = pass_end(b);
+      most_rows = std::max<size_t>(most_rows, blocks[end].first_row - blocks[b].first_row);
+    }
+  }
+
+  // Blocks [b, end) that make a pass.
+  size_t pass_end(size_t b) const {
+    const std::vector<Block>& blocks = op.weights_.blocks;
+    size_t end = b + 1;
+    while (end + 1 < blocks.size() &&
+           blocks[end + 1].first_row - blocks[b].first_row <= rows_of_pass) {
+      ++end;
+    }
+    return end;
+  }
+
+  // Every tile by itself: in passes over some rows of T, responses and then all output channels.
   void by_tile(ThreadPool& pool) {
     pool.parallel_for(
         tiles(), [](void* self, size_t i) { static_cast<Run*>(self)->whole_tile(i); }, this);
@@ -135,23 +169,23 @@ struct DecomposedConv::Run {
   }
 
   void whole_tile(size_t index) {
-    uint32_t most_rows = 0;
-    for (const Block& block : op.weights_.blocks) most_rows = std::max(most_rows, block.rows);
+    const std::vector<Block>& blocks = op.weights_.blocks;
     float* t = scratch.reserve(most_rows * row_floats());
     if (t == nullptr) {
       out_of_memory = true;
       return;
     }
     const Tile own = tile(index);
-    for (const Block& block : op.weights_.blocks) {
-      responses(own, block.channel_begin, block.channel_end, t, block.first_row);
-      rows(own, block, t, 0, size_t(op.weights_.K));
+    for (size_t b = 0, end; b + 1 < blocks.size(); b = end) {
+      end = pass_end(b);
+      responses(own, blocks[b].channel_begin, blocks[end].channel_begin, t, blocks[b].first_row);
+      rows(own, b, end, t, 0, size_t(op.weights_.K));
     }
   }
 
   // First all responses of all tiles, then all output channels: threads share a tile.
   void by_stage(ThreadPool& pool) {
-    all_t = scratch.reserve(op.weights_.row_basis.size() * row_floats() * tiles());
+    all_t = scratch.reserve(op.weights_.rows() * row_floats() * tiles());
     if (all_t == nullptr) throw std::bad_alloc();
     pool.parallel_for(
         tiles() * kChunks,
@@ -161,26 +195,23 @@ struct DecomposedConv::Run {
         this);
   }
 
-  float* t_of(size_t index) const {
-    return all_t + op.weights_.row_basis.size() * row_floats() * index;
-  }
+  float* t_of(size_t index) const { return all_t + op.weights_.rows() * row_floats() * index; }
 
   void responses_of_chunk(size_t i) {
     const size_t index = i / kChunks, chunk = i % kChunks, n = op.weights_.channels.size();
     const size_t begin = n * chunk / kChunks, end = n * (chunk + 1) / kChunks;
-    if (begin == end) return;
-    const Tile own = tile(index);
-    const uint32_t first_row = op.weights_.channels[begin].first_row;
-    responses(own, begin, end, t_of(index) + first_row * own.vectors * op.kernels_.lanes,
-              first_row);
+    if (begin < end) responses(tile(index), begin, end, t_of(index), 0);
   }
 
   void rows_of_chunk(size_t i) {
     const size_t index = i / kChunks, chunk = i % kChunks, K = size_t(op.weights_.K);
     const size_t begin = K * chunk / kChunks, end = K * (chunk + 1) / kChunks;
     const Tile own = tile(index);
-    for (const Block& block : op.weights_.blocks) {
-      rows(own, block, t_of(index) + block.first_row * own.vectors * op.kernels_.lanes, begin, end);
+    const ptrdiff_t stride = ptrdiff_t(own.vectors) * op.kernels_.lanes;
+    const std::vector<Block>& blocks = op.weights_.blocks;
+    for (size_t b = 0, next; b + 1 < blocks.size(); b = next) {
+      next = pass_end(b);
+      rows(own, b, next, t_of(index) + ptrdiff_t(blocks[b].first_row) * stride, begin, end);
     }
   }
 
@@ -194,20 +225,22 @@ struct DecomposedConv::Run {
                            t_row});
   }
 
-  // Adds the part of one block to output channels [k_begin, k_end); t holds the block's rows.
-  void rows(const Tile& tile, const Block& block, const float* t, size_t k_begin,
+  // Adds the part of blocks [b, end) to output channels [k_begin, k_end); t holds their rows.
+  void rows(const Tile& tile, size_t b, size_t end, const float* t, size_t k_begin,
             size_t k_end) const {
     const PackedWeights& w = op.weights_;
-    op.kernels_.rows({&tile, t, w.coefficients.data(), block.row_begin.data(), k_begin, k_end, y,
-                      y_plane, w.bias.data(), residual, &block == &w.blocks.front(),
-                      &block == &w.blocks.back(), op.clamp_, op.lower_, op.upper_});
+    const uint32_t* begin = w.block_begin.data();
+    op.kernels_.rows({&tile, t, w.blocks[b].first_row, w.coefficients.data(), begin + b,
+                      begin + end, w.blocks.size(), k_begin, k_end, y, y_plane, w.bias.data(),
+                      residual, b == 0, end + 1 == w.blocks.size(), op.clamp_, op.lower_,
+                      op.upper_});
   }
 };
 
 DecomposedConv::DecomposedConv(const Attributes& attributes, const Constants& constants,
                                const Kernels& kernels)
     : geometry_(read_geometry(attributes, constants.basis.shape)),
-      weights_(pack_weights(attributes, constants, block_rows())),
+      weights_(pack_weights(attributes, constants)),
       kernels_(kernels),
       clamp_(attributes.clamp),
       lower_(attributes.lower),
@@ -251,6 +284,7 @@ void DecomposedConv::run(const float* x, const std::vector<int64_t>& x_shape,
              kMaxVectors};
   if (run.vectors == 0) return;
   run.tile_vectors = int((run.vectors + int64_t(run.tiles()) - 1) / int64_t(run.tiles()));
+  run.plan_passes();
   run.tiles() < kFewTiles ? run.by_stage(pool) : run.by_tile(pool);
 }
 

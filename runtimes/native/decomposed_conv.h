@@ -28,7 +28,8 @@ struct ImagePlan {
   std::vector<ptrdiff_t> tap_offset;      // (taps,)
   std::vector<uint16_t> mask;             // (vectors, taps)
   std::vector<ptrdiff_t> vector_input;    // (vectors,)
-  std::vector<int32_t> lane_offset;       // (vectors, lanes); empty where lanes are neighbours
+  Lanes lanes;
+  std::vector<int32_t> lane_offset;       // (vectors, lanes); empty for kNeighbours
 };
 
 class DecomposedConv {

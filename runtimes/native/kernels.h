@@ -16,7 +16,7 @@ namespace optc {
 constexpr int kMaxVectors = 4;
 constexpr int kMaxLanes = 16;
 
-// One nonzero of Ce; `row` is the row (c, m) of T within its block.
+// One nonzero of Ce; `row` is the row (c, m) of T.
 struct Coefficient {
   float value;
   uint32_t row;
@@ -29,6 +29,13 @@ struct Channel {
   uint32_t rows;
 };
 
+// Where the lanes of a vector lie in X, from the position of its first.
+enum Lanes {
+  kNeighbours,   // 0, 1, 2, ...: stride 1, output as wide as the input
+  kEverySecond,  // 0, 2, 4, ... in either half of the vector: stride 2
+  kScattered,    // as `lane_offset` says
+};
+
 // Vectors of output pixels. A vector lies within one sample; the last one of a sample may have
 // fewer pixels than lanes.
 struct Tile {
@@ -37,7 +44,8 @@ struct Tile {
   ptrdiff_t output[kMaxVectors];          // start of Y[k = 0] for the vector
   int pixels[kMaxVectors];                // 1 .. lanes
   const uint16_t* mask[kMaxVectors];      // (taps,) bit l: lane l of the tap lies in the image
-  const int32_t* lane_offset[kMaxVectors];  // (lanes,) in X from `input`; null: 0, 1, 2, ...
+  const int32_t* lane_offset[kMaxVectors];  // (lanes,) in X from `input`; null for kNeighbours
+  Lanes lanes;
 };
 
 // Kernel positions: tap t of a pixel lies `offset[t]` behind the pixel's first position in X.
@@ -61,15 +69,18 @@ struct ResponseArgs {
 
 struct RowArgs {
   const Tile* tile;
-  const float* t;                   // (rows of the block, vectors, lanes)
-  const Coefficient* coefficients;  // of the block, by output channel
-  const uint32_t* row_begin;        // (K + 1,) first coefficient of each output channel
+  const float* t;                   // (rows, vectors, lanes), row 0 is row `t_row` of T
+  uint32_t t_row;
+  const Coefficient* coefficients;  // by output channel, then row
+  const uint32_t* begin;            // (K, stride) the first coefficient of k is begin[k * stride]
+  const uint32_t* end;              // likewise
+  size_t stride;
   size_t k_begin, k_end;
   float* y;
   ptrdiff_t plane;        // elements of one channel of Y
   const float* bias;      // (K,)
   const float* residual;  // like Y, or null
-  bool first, last;       // the block starts from the bias; the block ends with the activation
+  bool first, last;       // of all rows of T: start from the bias, end with the activation
   bool clamp;
   float lower, upper;
 };

@@ -30,6 +30,11 @@ inline Vector gathered(const float* p, const int32_t* lane_offset, uint16_t mask
   return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), p, index, lanes, sizeof(float));
 }
 
+inline Vector evens(Vector a, Vector b) {
+  const __m256 mixed = _mm256_shuffle_ps(a, b, 0x88);  // a0 a2 b0 b2 a4 a6 b4 b6
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+}
+
 #include "kernels_impl.h"
 
 }  // namespace

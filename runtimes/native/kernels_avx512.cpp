@@ -21,6 +21,12 @@ inline Vector gathered(const float* p, const int32_t* lane_offset, uint16_t mask
   return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, index, p, sizeof(float));
 }
 
+inline Vector evens(Vector a, Vector b) {
+  const __m512i index =
+      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return _mm512_permutex2var_ps(a, index, b);
+}
+
 #include "kernels_impl.h"
 
 }  // namespace

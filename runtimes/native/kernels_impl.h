@@ -6,6 +6,7 @@
 //     masked(p, mask)                      p[lane] where the mask has the lane, else 0; never
 //                                          touches memory of other lanes
 //     gathered(p, lane_offset, mask)       p[lane_offset[lane]] likewise
+//     evens(a, b)                          lanes 0, 2, 4, ... of a, then of b
 //
 // Nothing of the standard library may be used here: an inline function compiled for AVX-512 could
 // replace the portable copy of the same function at link time.
@@ -22,16 +23,28 @@ inline Vector load(const float* p) {
 
 inline void store(float* p, Vector v) { __builtin_memcpy(p, &v, sizeof v); }
 
-// Pixels of one tap for V vectors starting at vector `first` of the tile.
-template <bool Strided>
+// Bits 0 .. 7 to bits 0, 2, .. 14.
+inline uint16_t spread(unsigned bits) {
+  bits = (bits | bits << 4) & 0x0f0f;
+  bits = (bits | bits << 2) & 0x3333;
+  return uint16_t((bits | bits << 1) & 0x5555);
+}
+
+// The pixels that tap t sees from one vector of the tile.
+template <Lanes lanes>
 inline Vector pixels(const Tile& tile, const float* x, int vector, const Taps& taps, int t) {
+  constexpr int kHalf = kLanes / 2;
   const float* p = x + tile.input[vector] + taps.offset[t];
   const uint16_t mask = tile.mask[vector][t];
-  return Strided ? gathered(p, tile.lane_offset[vector], mask) : masked(p, mask);
+  if (lanes == kNeighbours) return masked(p, mask);
+  const int32_t* offset = tile.lane_offset[vector];
+  if (lanes == kScattered) return gathered(p, offset, mask);
+  return evens(masked(p, spread(mask & ((1 << kHalf) - 1))),
+               masked(p + offset[kHalf], spread(mask >> kHalf)));
 }
 
 // T[r, first + v] = sum_t B[m_r, t] * x[t, first + v] for R rows and V vectors in registers.
-template <int R, int V, bool Strided>
+template <int R, int V, Lanes lanes>
 void respond(const ResponseArgs& a, const float* x, const uint32_t* m, float* t_rows, int first) {
   const Taps taps = a.taps;
   const Tile& tile = *a.tile;
@@ -40,7 +53,7 @@ void respond(const ResponseArgs& a, const float* x, const uint32_t* m, float* t_
   Vector sum[R][V] = {};
   for (int t = 0; t < taps.count; ++t) {
     Vector in[V];
-    OPTC_UNROLL for (int v = 0; v < V; ++v) in[v] = pixels<Strided>(tile, x, first + v, taps, t);
+    OPTC_UNROLL for (int v = 0; v < V; ++v) in[v] = pixels<lanes>(tile, x, first + v, taps, t);
     OPTC_UNROLL for (int r = 0; r < R; ++r) {
       const Vector b = splat(basis[r][t]);
       OPTC_UNROLL for (int v = 0; v < V; ++v) sum[r][v] += b * in[v];
@@ -56,17 +69,17 @@ void respond(const ResponseArgs& a, const float* x, const uint32_t* m, float* t_
 
 using Respond = void (*)(const ResponseArgs&, const float*, const uint32_t*, float*, int);
 
-template <int V, bool Strided>
+template <int V, Lanes lanes>
 Respond respond_rows(int rows) {
   static_assert(kBasisRows == 6, "one entry per number of rows");
-  static constexpr Respond table[] = {respond<1, V, Strided>, respond<2, V, Strided>,
-                                      respond<3, V, Strided>, respond<4, V, Strided>,
-                                      respond<5, V, Strided>, respond<6, V, Strided>};
+  static constexpr Respond table[] = {respond<1, V, lanes>, respond<2, V, lanes>,
+                                      respond<3, V, lanes>, respond<4, V, lanes>,
+                                      respond<5, V, lanes>, respond<6, V, lanes>};
   return table[rows - 1];
 }
 
 // All rows of one channel for V vectors, in groups of at most kBasisRows of nearly equal size.
-template <int V, bool Strided>
+template <int V, Lanes lanes>
 void respond_channel(const ResponseArgs& a, const Channel& channel, int first) {
   const float* x = a.x + ptrdiff_t(channel.index) * a.plane;
   const ptrdiff_t stride = ptrdiff_t(a.tile->vectors) * kLanes;
@@ -75,31 +88,35 @@ void respond_channel(const ResponseArgs& a, const Channel& channel, int first) {
   for (uint32_t group = 0, left = channel.rows; group < groups; ++group) {
     const uint32_t rows = (left + groups - group - 1) / (groups - group);
     float* t = a.t + ptrdiff_t(row - a.t_row) * stride;
-    respond_rows<V, Strided>(int(rows))(a, x, a.row_basis + row, t, first);
+    respond_rows<V, lanes>(int(rows))(a, x, a.row_basis + row, t, first);
     row += rows;
     left -= rows;
   }
 }
 
-template <bool Strided>
+template <Lanes lanes>
 void respond_tile(const ResponseArgs& a) {
   const int vectors = a.tile->vectors;
   for (size_t c = 0; c < a.n_channels; ++c) {
     int first = 0;
     while (vectors - first >= kBasisVectors) {
-      respond_channel<kBasisVectors, Strided>(a, a.channels[c], first);
+      respond_channel<kBasisVectors, lanes>(a, a.channels[c], first);
       first += kBasisVectors;
     }
     if constexpr (kBasisVectors > 2) {
-      if (vectors - first == 3) respond_channel<3, Strided>(a, a.channels[c], first);
-      if (vectors - first == 2) respond_channel<2, Strided>(a, a.channels[c], first);
+      if (vectors - first == 3) respond_channel<3, lanes>(a, a.channels[c], first);
+      if (vectors - first == 2) respond_channel<2, lanes>(a, a.channels[c], first);
     }
-    if (vectors - first == 1) respond_channel<1, Strided>(a, a.channels[c], first);
+    if (vectors - first == 1) respond_channel<1, lanes>(a, a.channels[c], first);
   }
 }
 
 void responses(const ResponseArgs& a) {
-  a.tile->lane_offset[0] ? respond_tile<true>(a) : respond_tile<false>(a);
+  switch (a.tile->lanes) {
+    case kNeighbours: return respond_tile<kNeighbours>(a);
+    case kEverySecond: return respond_tile<kEverySecond>(a);
+    case kScattered: return respond_tile<kScattered>(a);
+  }
 }
 
 // Ends the sum of one vector: bias or earlier blocks, residual, activation.
@@ -132,19 +149,24 @@ template <int V>
 void row_sums(const RowArgs& a) {
   constexpr int kChains = V == 1 ? 6 : V == 2 ? 3 : 2;
   const Tile& tile = *a.tile;
+  const float* t_begin = a.t - ptrdiff_t(a.t_row) * (V * kLanes);  // row 0 of T
   for (size_t k = a.k_begin; k < a.k_end; ++k) {
-    const Coefficient* c = a.coefficients + a.row_begin[k];
-    const Coefficient* end = a.coefficients + a.row_begin[k + 1];
+    const Coefficient* c = a.coefficients + a.begin[k * a.stride];
+    const Coefficient* end = a.coefficients + a.end[k * a.stride];
+    if (k + 2 < a.k_end) {
+      const char* ahead = reinterpret_cast<const char*>(a.coefficients + a.begin[(k + 2) * a.stride]);
+      OPTC_UNROLL for (int line = 0; line < 4; ++line) __builtin_prefetch(ahead + 64 * line);
+    }
     Vector sum[kChains][V] = {};
     for (; end - c >= kChains; c += kChains) {
       OPTC_UNROLL for (int i = 0; i < kChains; ++i) {
-        const float* t = a.t + size_t(c[i].row) * (V * kLanes);
+        const float* t = t_begin + ptrdiff_t(c[i].row) * (V * kLanes);
         const Vector value = splat(c[i].value);
         OPTC_UNROLL for (int v = 0; v < V; ++v) sum[i][v] += value * load(t + v * kLanes);
       }
     }
     for (; c < end; ++c) {
-      const float* t = a.t + size_t(c->row) * (V * kLanes);
+      const float* t = t_begin + ptrdiff_t(c->row) * (V * kLanes);
       const Vector value = splat(c->value);
       OPTC_UNROLL for (int v = 0; v < V; ++v) sum[0][v] += value * load(t + v * kLanes);
     }

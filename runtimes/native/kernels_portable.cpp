@@ -31,6 +31,8 @@ inline Vector gathered(const float* p, const int32_t* lane_offset, uint16_t mask
   return v;
 }
 
+inline Vector evens(Vector a, Vector b) { return Vector{a[0], a[2], b[0], b[2]}; }
+
 #include "kernels_impl.h"
 
 }  // namespace
