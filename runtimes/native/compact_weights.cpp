@@ -1,5 +1,6 @@
 #include "compact_weights.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace optc {
@@ -7,6 +8,7 @@ namespace {
 
 constexpr int64_t kMaxAttribute = 1 << 20;     // of strides, pads, dilations, kernel sizes
 constexpr int64_t kMaxCoefficients = 1 << 28;  // stored or not
+constexpr double kLeastDensity = 1e-3;         // of what passes over T are planned for
 constexpr uint32_t kBlockRows = 128;           // rows of T in a block, or those of one channel
 
 struct Nonzero {
@@ -208,6 +210,8 @@ PackedWeights pack_weights(const Attributes& attributes, const Constants& consta
   const std::vector<Nonzero> nonzeros = decode_coefficients(attributes, constants);
   const std::vector<uint32_t> row =
       number_rows(nonzeros, attributes.coefficient_shape[2], packed);
+  const double pairs = double(packed.K) * double(packed.rows()) / double(attributes.group);
+  packed.density = std::max(double(nonzeros.size()) / std::max(pairs, 1.0), kLeastDensity);
   cut_blocks(packed);
   fill_coefficients(nonzeros, row, packed);
   return packed;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "image_plan.h"
 #include "kernels.h"
 
 namespace optc {
@@ -47,12 +48,6 @@ struct Constants {
   Constant<float> bias;         // (K,) or absent
 };
 
-// A convolution over two spatial axes; one axis is two with a height of 1.
-struct Geometry {
-  int64_t rank;  // spatial axes of the model's tensors: 1 or 2
-  int64_t kernel[2], stride[2], pad_begin[2], pad_end[2], dilation[2];
-};
-
 // Some channels that follow each other: the least that is computed at a time.
 struct Block {
   size_t channel_begin;  // of PackedWeights::channels
@@ -62,6 +57,7 @@ struct Block {
 // The factors as the kernels read them. Rows of T that no coefficient uses do not exist.
 struct PackedWeights {
   int64_t K, C;
+  double density;                         // share of T's rows that an output channel uses
   std::vector<float> basis;               // (M, taps)
   std::vector<float> bias;                // (K,)
   std::vector<Channel> channels;          // that any coefficient uses

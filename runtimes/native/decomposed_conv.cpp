@@ -5,15 +5,16 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <string>
 
 namespace optc {
 namespace {
 
-constexpr size_t kCacheBytes = 32 << 10;  // of T that stays in the first-level cache
-constexpr double kFewProducts = 192;  // vectors to be added to one of Y: not worth a pass over Y
 constexpr int64_t kMaxPlane = std::numeric_limits<int32_t>::max();  // pixels of one channel
-constexpr size_t kFewTiles = 4;    // below this, tiles alone do not keep threads busy
-constexpr size_t kChunks = 16;     // pieces of a stage that is shared by threads
+constexpr size_t kCacheBytes = 32 << 10;  // of T that stays in the first-level cache
+constexpr double kFewProducts = 192;      // vectors to add to an output channel: too few for a pass
+constexpr size_t kFewTiles = 4;           // tiles that do not keep threads busy
+constexpr size_t kChunks = 16;            // pieces of a tile where threads share tiles
 
 // Memory for T that a thread keeps for its next call; null when there is none.
 class Scratch {
@@ -38,61 +39,6 @@ class Scratch {
 };
 
 thread_local Scratch scratch;
-
-int64_t output_size(const Geometry& g, int axis, int64_t size) {
-  const int64_t padded = size + g.pad_begin[axis] + g.pad_end[axis];
-  const int64_t covered = g.dilation[axis] * (g.kernel[axis] - 1) + 1;
-  return padded < covered ? 0 : (padded - covered) / g.stride[axis] + 1;
-}
-
-// Bit l of the result: tap (r, s) of the l-th pixel from `first` lies in the image.
-uint16_t tap_mask(const Geometry& g, const ImagePlan& plan, int64_t first, int64_t pixels,
-                  int64_t r, int64_t s) {
-  unsigned mask = 0;
-  for (int64_t l = 0; l < pixels; ++l) {
-    const int64_t p = first + l;
-    const int64_t row = p / plan.output[1] * g.stride[0] + r * g.dilation[0] - g.pad_begin[0];
-    const int64_t column = p % plan.output[1] * g.stride[1] + s * g.dilation[1] - g.pad_begin[1];
-    const bool inside = row >= 0 && row < plan.size[0] && column >= 0 && column < plan.size[1];
-    mask |= unsigned(inside) << l;
-  }
-  return uint16_t(mask);
-}
-
-ImagePlan make_plan(const Geometry& g, int64_t height, int64_t width, int lanes) {
-  ImagePlan plan = {};
-  plan.size[0] = height, plan.size[1] = width;
-  for (int axis = 0; axis < 2; ++axis) plan.output[axis] = output_size(g, axis, plan.size[axis]);
-  const int64_t pixels = plan.output[0] * plan.output[1];
-  plan.vectors = (pixels + lanes - 1) / lanes;
-  for (int64_t r = 0; r < g.kernel[0]; ++r) {
-    for (int64_t s = 0; s < g.kernel[1]; ++s) {
-      plan.tap_offset.push_back((r * g.dilation[0] - g.pad_begin[0]) * width +
-                                s * g.dilation[1] - g.pad_begin[1]);
-    }
-  }
-  const bool neighbours = g.stride[0] == 1 && g.stride[1] == 1 && plan.output[1] == width;
-  plan.lanes = neighbours ? kNeighbours : kEverySecond;
-  const auto input = [&](int64_t p) {
-    return p / plan.output[1] * g.stride[0] * width + p % plan.output[1] * g.stride[1];
-  };
-  for (int64_t v = 0; v < plan.vectors; ++v) {
-    const int64_t first = v * lanes, count = std::min<int64_t>(lanes, pixels - first);
-    plan.vector_input.push_back(input(first));
-    for (int64_t r = 0; r < g.kernel[0]; ++r) {
-      for (int64_t s = 0; s < g.kernel[1]; ++s) {
-        plan.mask.push_back(tap_mask(g, plan, first, count, r, s));
-      }
-    }
-    for (int64_t l = 0; l < (neighbours ? 0 : lanes); ++l) {
-      plan.lane_offset.push_back(int32_t(input(first + l) - input(first)));
-      const int64_t in_half = l % (lanes / 2), half = l - in_half;
-      const int64_t begin = input(first + half) - input(first);
-      if (plan.lane_offset.back() != begin + 2 * in_half) plan.lanes = kScattered;
-    }
-  }
-  return plan;
-}
 
 }  // namespace
 
@@ -133,17 +79,12 @@ struct DecomposedConv::Run {
     return tile;
   }
 
-  // Rows of T to be computed at a time: as many as the cache holds, but enough coefficients.
-  size_t pass_rows() const {
-    const PackedWeights& w = op.weights_;
-    const double density = double(w.coefficients.size()) / double(w.K * int64_t(w.rows()) + 1);
-    return std::max(kCacheBytes / (row_floats() * sizeof(float)),
-                    size_t(kFewProducts / tile_vectors / std::max(density, 1e-3)));
-  }
-
+  // A pass computes as many rows of T as the first-level cache holds, or more where these have
+  // few coefficients: every pass reads and writes all of Y.
   void plan_passes() {
     const std::vector<Block>& blocks = op.weights_.blocks;
-    rows_of_pass = pass_rows();
+    const size_t cached = kCacheBytes / (row_floats() * sizeof(float));
+    rows_of_pass = std::max(cached, size_t(kFewProducts / tile_vectors / op.weights_.density));
     for (size_t b = 0, end; b + 1 < blocks.size(); b = end) {
       end = pass_end(b);
       most_rows = std::max<size_t>(most_rows, blocks[end].first_row - blocks[b].first_row);
@@ -257,7 +198,7 @@ std::vector<int64_t> DecomposedConv::output_shape(const std::vector<int64_t>& x_
   for (int64_t axis = 0; axis < geometry_.rank; ++axis) {
     const int64_t size = x_shape[size_t(axis + 2)];
     if (size < 1 || size > input_left) throw Error("the image is empty or too large");
-    const int64_t out = output_size(geometry_, int(axis + 2 - geometry_.rank), size);
+    const int64_t out = geometry_.output_size(int(axis + 2 - geometry_.rank), size);
     if (out < 1) throw Error("the kernel is larger than the padded image");
     if (out > output_left) throw Error("the output is too large");
     input_left /= size;

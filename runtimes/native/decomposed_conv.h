@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "compact_weights.h"
+#include "image_plan.h"
 #include "kernels.h"
 
 namespace optc {
@@ -18,18 +19,6 @@ struct ThreadPool {
 
  protected:
   ~ThreadPool() = default;
-};
-
-// What depends on the size of the image but not on its content: where the pixels of each vector
-// of a sample lie in X, and which taps of which pixels lie in the image.
-struct ImagePlan {
-  int64_t size[2], output[2];             // height and width of X and Y
-  int64_t vectors;                        // of one sample
-  std::vector<ptrdiff_t> tap_offset;      // (taps,)
-  std::vector<uint16_t> mask;             // (vectors, taps)
-  std::vector<ptrdiff_t> vector_input;    // (vectors,)
-  Lanes lanes;
-  std::vector<int32_t> lane_offset;       // (vectors, lanes); empty for kNeighbours
 };
 
 class DecomposedConv {

@@ -143,6 +143,12 @@ inline void finish_partial(const RowArgs& a, Vector sum, size_t k, ptrdiff_t at,
   for (int l = 0; l < count; ++l) a.y[at + l] = y[l];
 }
 
+// The coefficients of a pass lie in pieces that the processor does not foresee.
+inline void prefetch(const Coefficient* c) {
+  const char* line = reinterpret_cast<const char*>(c);
+  OPTC_UNROLL for (int i = 0; i < 4; ++i) __builtin_prefetch(line + 64 * i);
+}
+
 // One output channel at a time: V vectors of Y stay in registers over all its coefficients. Few
 // vectors get several partial sums each, because one chain of additions would wait for itself.
 template <int V>
@@ -153,10 +159,8 @@ void row_sums(const RowArgs& a) {
   for (size_t k = a.k_begin; k < a.k_end; ++k) {
     const Coefficient* c = a.coefficients + a.begin[k * a.stride];
     const Coefficient* end = a.coefficients + a.end[k * a.stride];
-    if (k + 2 < a.k_end) {
-      const char* ahead = reinterpret_cast<const char*>(a.coefficients + a.begin[(k + 2) * a.stride]);
-      OPTC_UNROLL for (int line = 0; line < 4; ++line) __builtin_prefetch(ahead + 64 * line);
-    }
+    if (c == end && !a.first && !a.last) continue;
+    if (k + 2 < a.k_end) prefetch(a.coefficients + a.begin[(k + 2) * a.stride]);
     Vector sum[kChains][V] = {};
     for (; end - c >= kChains; c += kChains) {
       OPTC_UNROLL for (int i = 0; i < kChains; ++i) {
