@@ -39,14 +39,23 @@ class SessionError(ValueError):
 
 
 def session_options(
-    *, threads: int = 1, disable_optimisation: bool = False, profile_prefix: Path | None = None
+    *,
+    threads: int = 1,
+    disable_optimisation: bool = False,
+    profile_prefix: Path | None = None,
+    native: Path | None = None,
 ) -> onnxruntime.SessionOptions:
-    """Makes the options of every session; a native operator library is registered here.
+    """Makes the options of every session.
 
     Args:
         threads: of one run; 0 for all cores.
         disable_optimisation: run the graph exactly as it is stored.
         profile_prefix: writes a profile to a file of this prefix when the session ends it.
+        native: library of operators that replace the function bodies stored in the model; see
+            `runtimes.native_build.library_path`.
+
+    Raises:
+        SessionError: the native library cannot be loaded.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL_ONLY
@@ -57,6 +66,11 @@ def session_options(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
+    if native is not None:
+        try:
+            options.register_custom_ops_library(str(native))
+        except Exception as error:  # onnxruntime's errors have no common base class
+            raise SessionError(f"onnxruntime cannot load {native}: {reason(error)}") from error
     return options
 
 
@@ -66,6 +80,7 @@ def session(
     threads: int = 1,
     disable_optimisation: bool = False,
     profile_prefix: Path | None = None,
+    native: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Opens a model file, or a small serialised model; arguments as of `session_options`.
 
@@ -73,7 +88,10 @@ def session(
         SessionError: onnxruntime refuses the model.
     """
     options = session_options(
-        threads=threads, disable_optimisation=disable_optimisation, profile_prefix=profile_prefix
+        threads=threads,
+        disable_optimisation=disable_optimisation,
+        profile_prefix=profile_prefix,
+        native=native,
     )
     source = model if isinstance(model, bytes) else str(model)
     try:
@@ -82,8 +100,10 @@ def session(
         raise SessionError(f"onnxruntime cannot open it: {reason(error)}") from error
 
 
-def session_of(model: ir.Model, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Opens a model in memory; it stays as it is.
+def session_of(
+    model: ir.Model, *, threads: int = 1, native: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """Opens a model in memory; it stays as it is. Arguments as of `session_options`.
 
     Raises:
         SessionError: onnxruntime refuses the model.
@@ -91,7 +111,7 @@ def session_of(model: ir.Model, *, threads: int = 1) -> onnxruntime.InferenceSes
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
         path = Path(folder, "model.onnx")
         save(model, path)
-        return session(path, threads=threads)
+        return session(path, threads=threads, native=native)
 
 
 def save(model: ir.Model, path: Path) -> None:

@@ -93,11 +93,19 @@ class BenchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A model to be measured: its file, what it must be fed, and its size in bytes."""
+    """A model to be measured.
+
+    Attributes:
+        path: of the file.
+        inputs: what it must be fed.
+        nbytes: file size, external data included.
+        native: library that runs its `optc` operators; None for their function bodies.
+    """
 
     path: Path
     inputs: Sequence[InputSpec]
     nbytes: int
+    native: Path | None = None
 
 
 def bench(
@@ -111,11 +119,14 @@ def bench(
         UnreadableError: a model cannot be opened or run.
     """
     feeds = [feeds_of(candidate, config) for candidate in candidates]
-    runners = [Runner(candidate.path, threads=config.threads) for candidate in candidates]
+    runners = [
+        Runner(candidate.path, threads=config.threads, native=candidate.native)
+        for candidate in candidates
+    ]
     times = measure(runners, feeds, config, progress)
     results = []
     for candidate, fed, own in zip(candidates, feeds, times, strict=True):
-        peak_bytes, create_seconds = probe(candidate.path, fed, config.threads)
+        peak_bytes, create_seconds = probe(candidate, fed, config.threads)
         results.append(
             BenchResult(
                 path=str(candidate.path),
@@ -173,7 +184,7 @@ def _turn(runner: Runner, feeds: Feeds, runs: int) -> list[float]:
     return times
 
 
-def probe(path: Path, feeds: Feeds, threads: int) -> tuple[int, float]:
+def probe(candidate: Candidate, feeds: Feeds, threads: int) -> tuple[int, float]:
     """Peak memory (bytes) and session creation time (seconds) in a fresh process.
 
     Raises:
@@ -183,8 +194,9 @@ def probe(path: Path, feeds: Feeds, threads: int) -> tuple[int, float]:
         inputs = Path(folder, "inputs.npz")
         np.savez(inputs, **feeds)  # type: ignore[arg-type]
         command = [sys.executable, "-m", "toolchain.memory_probe"]
+        native = [] if candidate.native is None else [str(candidate.native)]
         done = subprocess.run(
-            [*command, str(path), str(inputs), str(threads)],
+            [*command, str(candidate.path), str(inputs), str(threads), *native],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
             text=True,
@@ -192,7 +204,7 @@ def probe(path: Path, feeds: Feeds, threads: int) -> tuple[int, float]:
         )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise UnreadableError(f"{path}: measuring its memory failed: {last[0]}")
+        raise UnreadableError(f"{candidate.path}: measuring its memory failed: {last[0]}")
     measured = json.loads(done.stdout)
     return measured["peak_bytes"], measured["create_seconds"]
 
@@ -202,7 +214,10 @@ def profile(candidate: Candidate, config: BenchConfig) -> list[OpTime]:
     feeds = feeds_of(candidate, config)
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
         runner = Runner(
-            candidate.path, threads=config.threads, profile_prefix=Path(folder, "profile")
+            candidate.path,
+            threads=config.threads,
+            profile_prefix=Path(folder, "profile"),
+            native=candidate.native,
         )
         for _ in range(PROFILED_RUNS):
             runner(feeds)

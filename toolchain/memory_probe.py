@@ -1,8 +1,9 @@
 """Measures one session in a process of its own: ``python -m toolchain.memory_probe``.
 
-Arguments: model file, ``.npz`` with its inputs, threads. Prints JSON with `peak_bytes`, by which
-the resident set grew beyond that of an interpreter with onnxruntime imported, at its highest
-while loading and running the model, and `create_seconds`, the time to create the session.
+Arguments: model file, ``.npz`` with its inputs, threads, native library if any. Prints JSON with
+`peak_bytes`, by which the resident set grew beyond that of an interpreter with onnxruntime
+imported, at its highest while loading and running the model, and `create_seconds`, the time to
+create the session.
 """
 
 import json
@@ -18,13 +19,14 @@ from runtimes import ort
 RUNS = 3
 
 
-def main(model: str, inputs: str, threads: str) -> None:
+def main(model: str, inputs: str, threads: str, native: str | None = None) -> None:
     """Prints the measurement of one model."""
     with np.load(inputs, allow_pickle=True) as file:
         feeds = {name: file[name] for name in file.files}
     before = peak_rss()
     start = time.perf_counter()
-    session = ort.session(Path(model), threads=int(threads))
+    library = Path(native) if native is not None else None
+    session = ort.session(Path(model), threads=int(threads), native=library)
     seconds = time.perf_counter() - start
     for _ in range(RUNS):
         ort.run(session, feeds)

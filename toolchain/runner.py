@@ -24,6 +24,7 @@ class Runner:
         *,
         threads: int = 1,
         profile_prefix: Path | None = None,
+        native: Path | None = None,
     ) -> None:
         """Opens a model.
 
@@ -32,6 +33,7 @@ class Runner:
             model: in memory, to be run instead of the file.
             threads: of onnxruntime; 0 for all cores.
             profile_prefix: of a profile file, see `profile`.
+            native: library of operators, see `runtimes.ort.session_options`.
 
         Raises:
             UnreadableError: onnxruntime refuses the model.
@@ -39,9 +41,11 @@ class Runner:
         self.path = path
         try:
             if model is not None:
-                self.session = ort.session_of(model, threads=threads)
+                self.session = ort.session_of(model, threads=threads, native=native)
             else:
-                self.session = ort.session(path, threads=threads, profile_prefix=profile_prefix)
+                self.session = ort.session(
+                    path, threads=threads, profile_prefix=profile_prefix, native=native
+                )
         except ort.SessionError as error:
             raise UnreadableError(f"{path}: {error}") from error
         self.outputs = tuple(output.name for output in self.session.get_outputs())

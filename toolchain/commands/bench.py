@@ -6,13 +6,17 @@ from typing import Any
 
 import click
 
+from runtimes import native_build
 from toolchain.bench import BenchConfig, BenchResult, Candidate, OpTime, bench, profile
 from toolchain.commands.options import (
     MODEL,
     POSITIVE,
     OpenedModel,
     dim_option,
+    has_optc_nodes,
     json_option,
+    native_library,
+    native_option,
     open_model,
     seed_option,
     threads_option,
@@ -54,6 +58,7 @@ SCHEMA = "optc-bench/1"
     metavar="SHARE",
     help="Fail (exit code 6) if the last model's file is above this share of the first's.",
 )
+@native_option
 @click.option("--profile", "with_profile", is_flag=True, help="Show the time of each operator.")
 @json_option
 def command(
@@ -66,6 +71,7 @@ def command(
     dims: dict[str, int],
     min_speedup: float | None,
     max_size: float | None,
+    native: bool,
     with_profile: bool,
     as_json: bool,
 ) -> None:
@@ -79,17 +85,29 @@ def command(
         threads=threads, batch=batch, rounds=rounds, seconds=seconds, seed=seed, dims=dims
     )
     opened = [open_model(path) for path in models]
+    library = native_library(opened, native)
     candidates = [
-        Candidate(path=each.path, inputs=each.inputs, nbytes=each.summary.nbytes) for each in opened
+        Candidate(path=each.path, inputs=each.inputs, nbytes=each.summary.nbytes, native=library)
+        for each in opened
     ]
+    operators = describe_operators(opened, library)
     with progress(rounds, "bench") as report:
         results = bench(candidates, config, report)
     profiles = [profile(each, config) for each in candidates] if with_profile else []
     if as_json:
-        print_json(_document(opened, results, profiles, config))
+        print_json(_document(opened, results, profiles, config, operators))
     else:
-        _print(results, profiles, config)
+        _print(results, profiles, config, operators)
     check_gates(results, min_speedup, max_size)
+
+
+def describe_operators(models: Sequence[OpenedModel], library: Path | None) -> str | None:
+    """How `optc` operators are run, or None where no model has any."""
+    if not any(has_optc_nodes(each.model) for each in models):
+        return None
+    if library is None:
+        return "standard ONNX operators"
+    return f"native kernels ({native_build.instruction_set(library)})"
 
 
 def check_gates(
@@ -113,6 +131,7 @@ def _document(
     results: Sequence[BenchResult],
     profiles: Sequence[Sequence[OpTime]],
     config: BenchConfig,
+    operators: str | None,
 ) -> dict[str, Any]:
     entries = []
     for index, (model, result) in enumerate(zip(models, results, strict=True)):
@@ -136,6 +155,7 @@ def _document(
         "schema": SCHEMA,
         "config": {**vars(config), "dims": dict(config.dims)},
         "models": entries,
+        "optc_operators": operators,
         "environment": environment(config.threads),
     }
 
@@ -144,6 +164,7 @@ def _print(
     results: Sequence[BenchResult],
     profiles: Sequence[Sequence[OpTime]],
     config: BenchConfig,
+    operators: str | None,
 ) -> None:
     headers = (
         "model",
@@ -175,6 +196,8 @@ def _print(
         f"threads {known['threads']}, batch {config.batch}; "
         f"{results[0].latency.runs} timed runs of the first model"
     )
+    if operators is not None:
+        say(f"optc operators run as {operators}")
 
 
 def _cells(result: BenchResult) -> list[str]:

@@ -14,6 +14,8 @@ from toolchain.commands.options import (
     data_json,
     dim_option,
     json_option,
+    native_library,
+    native_option,
     open_data_or_random,
     open_model,
     samples_option,
@@ -48,6 +50,7 @@ HEADERS = ("max abs", "rel L2", "SQNR dB", "cosine", "same top-1")
     help="Fail (exit code 5) if the relative L2 error of an output is above this.",
 )
 @threads_option
+@native_option
 @json_option
 def command(
     first: Path,
@@ -59,12 +62,14 @@ def command(
     per_layer: bool,
     max_rel: float | None,
     threads: int,
+    native: bool,
     as_json: bool,
 ) -> None:
     """Compare the outputs of two models on the same inputs; FIRST is the reference."""
     models = [open_model(path) for path in (first, second)]
     opened = open_data_or_random(data, common_inputs(models), samples=samples, seed=seed, dims=dims)
-    outputs = _compare_outputs(models, opened, samples, threads)
+    library = native_library(models, native)
+    outputs = _compare_outputs(models, opened, samples, threads, library)
     layers = _compare_layers(models, opened, samples) if per_layer else ()
     if as_json:
         print_json(
@@ -97,9 +102,13 @@ def check_tolerance(outputs: Sequence[OutputFidelity], max_rel: float | None) ->
 
 
 def _compare_outputs(
-    models: Sequence[OpenedModel], data: Data, samples: int | None, threads: int
+    models: Sequence[OpenedModel],
+    data: Data,
+    samples: int | None,
+    threads: int,
+    library: Path | None,
 ) -> tuple[OutputFidelity, ...]:
-    reference, candidate = (Runner(model.path, threads=threads) for model in models)
+    reference, candidate = (Runner(model.path, threads=threads, native=library) for model in models)
     total = data.batch_count(limit=samples)
     with progress(total, "compare") as report:
         return compare_outputs(

@@ -12,6 +12,8 @@ from toolchain.commands.options import (
     OpenedModel,
     data_json,
     json_option,
+    native_library,
+    native_option,
     open_model,
     samples_option,
     threads_option,
@@ -50,6 +52,7 @@ SCHEMA = "optc-eval/1"
 @click.option("--output", metavar="NAME", help="Output that holds the scores; else the first.")
 @samples_option
 @threads_option
+@native_option
 @json_option
 def command(
     model: Path,
@@ -59,6 +62,7 @@ def command(
     output: str | None,
     samples: int | None,
     threads: int,
+    native: bool,
     as_json: bool,
 ) -> None:
     """Score MODEL on labelled data: the share of samples whose class it finds."""
@@ -68,8 +72,9 @@ def command(
     opened = [open_data(data, each.inputs) for each in models]
     for line in opened[0].notes:
         note(line)
+    library = native_library(models, native)
     scores = [
-        _score(each, source, output, samples, threads)
+        _score(each, source, output, samples, threads, library)
         for each, source in zip(models, opened, strict=True)
     ]
     drop = drop_points(scores[1], scores[0]) if baseline is not None else None
@@ -87,10 +92,15 @@ def command(
 
 
 def _score(
-    model: OpenedModel, data: Data, output: str | None, samples: int | None, threads: int
+    model: OpenedModel,
+    data: Data,
+    output: str | None,
+    samples: int | None,
+    threads: int,
+    library: Path | None,
 ) -> Accuracy:
     with progress(data.batch_count(limit=samples), f"eval {model.path.name}") as report:
-        runner = Runner(model.path, threads=threads)
+        runner = Runner(model.path, threads=threads, native=library)
         return evaluate(runner, data, limit=samples, output=output, progress=report)
 
 

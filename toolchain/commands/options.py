@@ -8,7 +8,9 @@ from typing import Any
 import click
 import onnx_ir as ir
 
-from toolchain.console import format_bytes, format_count, note
+from runtimes import native_build
+from runtimes.operators import DOMAIN
+from toolchain.console import format_bytes, format_count, note, say
 from toolchain.data import Data, open_data, random_data
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.inputs import InputSpec, fixed_batch, input_specs
@@ -28,6 +30,12 @@ seed_option = click.option(
 samples_option = click.option("--samples", type=POSITIVE, help="Use at most this many samples.")
 threads_option = click.option(
     "--threads", type=NOT_NEGATIVE, default=1, show_default=True, help="Of a run; 0 for all cores."
+)
+native_option = click.option(
+    "--native/--no-native",
+    default=True,
+    show_default=True,
+    help="Run optc operators by their native kernels, where these can be had.",
 )
 dim_option = click.option(
     "--dim",
@@ -63,6 +71,27 @@ def open_model(path: Path) -> OpenedModel:
     return OpenedModel(
         path=path, model=model, summary=model_summary(path, model), inputs=input_specs(model)
     )
+
+
+def native_library(models: Sequence[OpenedModel], wanted: bool) -> Path | None:
+    """The native operator library if any model has a use for it; says so where it is missing.
+
+    Args:
+        models: that are to be run.
+        wanted: False for ``--no-native``.
+    """
+    if not wanted or not any(has_optc_nodes(each.model) for each in models):
+        return None
+    try:
+        return native_build.library_path(report=say)
+    except native_build.NativeError as error:
+        note(f"optc operators run as standard ONNX operators: {error}")
+        return None
+
+
+def has_optc_nodes(model: ir.Model) -> bool:
+    """Whether any node is of the `optc` domain."""
+    return any(node.domain == DOMAIN for graph in model.graphs() for node in graph)
 
 
 def common_inputs(models: Sequence[OpenedModel]) -> tuple[InputSpec, ...]:

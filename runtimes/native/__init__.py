@@ -1,0 +1,1 @@
+"""C++ sources of the native operator library; see `runtimes.native_build`."""

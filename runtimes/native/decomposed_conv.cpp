@@ -1,0 +1,232 @@
+#include "decomposed_conv.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <limits>
+#include <new>
+#include <string>
+
+namespace optc {
+namespace {
+
+constexpr int64_t kMaxPlane = std::numeric_limits<int32_t>::max();  // pixels of one channel
+constexpr size_t kCacheBytes = 32 << 10;  // of T that stays in the first-level cache
+constexpr double kFewProducts = 192;      // vectors to add to an output channel: too few for a pass
+constexpr size_t kFewTiles = 4;           // tiles that do not keep threads busy
+constexpr size_t kChunks = 16;            // pieces of a tile where threads share tiles
+
+// Memory for T that a thread keeps for its next call; null when there is none.
+class Scratch {
+ public:
+  float* reserve(size_t count) {
+    if (count > capacity_ || memory_ == nullptr) {
+      const size_t bytes = (count * sizeof(float) / kAlignment + 1) * kAlignment;
+      memory_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
+      capacity_ = memory_ == nullptr ? 0 : count;
+    }
+    return memory_.get();
+  }
+
+ private:
+  static constexpr size_t kAlignment = 64;  // of the widest vector
+
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  std::unique_ptr<float, Free> memory_;
+  size_t capacity_ = 0;
+};
+
+thread_local Scratch scratch;
+
+}  // namespace
+
+// One call: shapes, pointers and the cut into tiles.
+struct DecomposedConv::Run {
+  const DecomposedConv& op;
+  const ImagePlan& plan;
+  const float* x;
+  const float* residual;
+  float* y;
+  ptrdiff_t x_plane, y_plane;  // elements of one channel
+  int64_t vectors;             // of all samples
+  int tile_vectors;
+  float* all_t = nullptr;  // (tiles, rows of T, vectors, lanes), when threads share tiles
+  size_t rows_of_pass = 0, most_rows = 0;
+  std::atomic<bool> out_of_memory{false};
+
+  size_t tiles() const { return size_t((vectors + tile_vectors - 1) / tile_vectors); }
+  size_t row_floats() const { return size_t(tile_vectors) * size_t(op.kernels_.lanes); }
+
+  Tile tile(size_t index) const {
+    const int lanes = op.kernels_.lanes;
+    const int64_t first = int64_t(index) * tile_vectors;
+    Tile tile = {};
+    tile.vectors = int(std::min<int64_t>(tile_vectors, vectors - first));
+    for (int v = 0; v < tile.vectors; ++v) {
+      const int64_t sample = (first + v) / plan.vectors, in_sample = (first + v) % plan.vectors;
+      const int64_t pixel = in_sample * lanes;
+      tile.input[v] = sample * op.weights_.C * x_plane + plan.vector_input[size_t(in_sample)];
+      tile.output[v] = sample * op.weights_.K * y_plane + pixel;
+      tile.pixels[v] = int(std::min<int64_t>(lanes, y_plane - pixel));
+      tile.mask[v] = &plan.mask[size_t(in_sample) * plan.tap_offset.size()];
+      if (plan.lanes != kNeighbours) {
+        tile.lane_offset[v] = &plan.lane_offset[size_t(in_sample * lanes)];
+      }
+    }
+    tile.lanes = plan.lanes;
+    return tile;
+  }
+
+  // A pass computes as many rows of T as the first-level cache holds, or more where these have
+  // few coefficients: every pass reads and writes all of Y.
+  void plan_passes() {
+    const std::vector<Block>& blocks = op.weights_.blocks;
+    const size_t cached = kCacheBytes / (row_floats() * sizeof(float));
+    rows_of_pass = std::max(cached, size_t(kFewProducts / tile_vectors / op.weights_.density));
+    for (size_t b = 0, end; b + 1 < blocks.size(); b = end) {
+      end = pass_end(b);
+      most_rows = std::max<size_t>(most_rows, blocks[end].first_row - blocks[b].first_row);
+    }
+  }
+
+  // Blocks [b, end) that make a pass.
+  size_t pass_end(size_t b) const {
+    const std::vector<Block>& blocks = op.weights_.blocks;
+    size_t end = b + 1;
+    while (end + 1 < blocks.size() &&
+           blocks[end + 1].first_row - blocks[b].first_row <= rows_of_pass) {
+      ++end;
+    }
+    return end;
+  }
+
+  // Every tile by itself: in passes over some rows of T, responses and then all output channels.
+  void by_tile(ThreadPool& pool) {
+    pool.parallel_for(
+        tiles(), [](void* self, size_t i) { static_cast<Run*>(self)->whole_tile(i); }, this);
+    if (out_of_memory) throw std::bad_alloc();
+  }
+
+  void whole_tile(size_t index) {
+    const std::vector<Block>& blocks = op.weights_.blocks;
+    float* t = scratch.reserve(most_rows * row_floats());
+    if (t == nullptr) {
+      out_of_memory = true;
+      return;
+    }
+    const Tile own = tile(index);
+    for (size_t b = 0, end; b + 1 < blocks.size(); b = end) {
+      end = pass_end(b);
+      responses(own, blocks[b].channel_begin, blocks[end].channel_begin, t, blocks[b].first_row);
+      rows(own, b, end, t, 0, size_t(op.weights_.K));
+    }
+  }
+
+  // First all responses of all tiles, then all output channels: threads share a tile.
+  void by_stage(ThreadPool& pool) {
+    all_t = scratch.reserve(op.weights_.rows() * row_floats() * tiles());
+    if (all_t == nullptr) throw std::bad_alloc();
+    pool.parallel_for(
+        tiles() * kChunks,
+        [](void* self, size_t i) { static_cast<Run*>(self)->responses_of_chunk(i); }, this);
+    pool.parallel_for(
+        tiles() * kChunks, [](void* self, size_t i) { static_cast<Run*>(self)->rows_of_chunk(i); },
+        this);
+  }
+
+  float* t_of(size_t index) const { return all_t + op.weights_.rows() * row_floats() * index; }
+
+  void responses_of_chunk(size_t i) {
+    const size_t index = i / kChunks, chunk = i % kChunks, n = op.weights_.channels.size();
+    const size_t begin = n * chunk / kChunks, end = n * (chunk + 1) / kChunks;
+    if (begin < end) responses(tile(index), begin, end, t_of(index), 0);
+  }
+
+  void rows_of_chunk(size_t i) {
+    const size_t index = i / kChunks, chunk = i % kChunks, K = size_t(op.weights_.K);
+    const size_t begin = K * chunk / kChunks, end = K * (chunk + 1) / kChunks;
+    const Tile own = tile(index);
+    const ptrdiff_t stride = ptrdiff_t(own.vectors) * op.kernels_.lanes;
+    const std::vector<Block>& blocks = op.weights_.blocks;
+    for (size_t b = 0, next; b + 1 < blocks.size(); b = next) {
+      next = pass_end(b);
+      rows(own, b, next, t_of(index) + ptrdiff_t(blocks[b].first_row) * stride, begin, end);
+    }
+  }
+
+  // Rows of T of some channels; t holds row `t_row` first.
+  void responses(const Tile& tile, size_t channel_begin, size_t channel_end, float* t,
+                 uint32_t t_row) const {
+    const PackedWeights& w = op.weights_;
+    op.kernels_.responses({&tile, {int(plan.tap_offset.size()), plan.tap_offset.data()}, x,
+                           x_plane, w.channels.data() + channel_begin,
+                           channel_end - channel_begin, w.row_basis.data(), w.basis.data(), t,
+                           t_row});
+  }
+
+  // Adds the part of blocks [b, end) to output channels [k_begin, k_end); t holds their rows.
+  void rows(const Tile& tile, size_t b, size_t end, const float* t, size_t k_begin,
+            size_t k_end) const {
+    const PackedWeights& w = op.weights_;
+    const uint32_t* begin = w.block_begin.data();
+    op.kernels_.rows({&tile, t, w.blocks[b].first_row, w.coefficients.data(), begin + b,
+                      begin + end, w.blocks.size(), k_begin, k_end, y, y_plane, w.bias.data(),
+                      residual, b == 0, end + 1 == w.blocks.size(), op.clamp_, op.lower_,
+                      op.upper_});
+  }
+};
+
+DecomposedConv::DecomposedConv(const Attributes& attributes, const Constants& constants,
+                               const Kernels& kernels)
+    : geometry_(read_geometry(attributes, constants.basis.shape)),
+      weights_(pack_weights(attributes, constants)),
+      kernels_(kernels),
+      clamp_(attributes.clamp),
+      lower_(attributes.lower),
+      upper_(attributes.upper) {}
+
+std::vector<int64_t> DecomposedConv::output_shape(const std::vector<int64_t>& x_shape) const {
+  if (int64_t(x_shape.size()) != geometry_.rank + 2 || x_shape[1] != weights_.C) {
+    throw Error("X has " + std::to_string(x_shape.size()) + " axes and " +
+                std::to_string(x_shape.size() > 1 ? x_shape[1] : 0) + " channels, expected " +
+                std::to_string(geometry_.rank + 2) + " and " + std::to_string(weights_.C));
+  }
+  std::vector<int64_t> shape = {x_shape[0], weights_.K};
+  int64_t input_left = kMaxPlane, output_left = kMaxPlane;
+  for (int64_t axis = 0; axis < geometry_.rank; ++axis) {
+    const int64_t size = x_shape[size_t(axis + 2)];
+    if (size < 1 || size > input_left) throw Error("the image is empty or too large");
+    const int64_t out = geometry_.output_size(int(axis + 2 - geometry_.rank), size);
+    if (out < 1) throw Error("the kernel is larger than the padded image");
+    if (out > output_left) throw Error("the output is too large");
+    input_left /= size;
+    output_left /= out;
+    shape.push_back(out);
+  }
+  return shape;
+}
+
+std::shared_ptr<const ImagePlan> DecomposedConv::plan_of(int64_t height, int64_t width) const {
+  const std::lock_guard<std::mutex> lock(plan_lock_);
+  if (plan_ == nullptr || plan_->size[0] != height || plan_->size[1] != width) {
+    plan_ = std::make_shared<ImagePlan>(make_plan(geometry_, height, width, kernels_.lanes));
+  }
+  return plan_;
+}
+
+void DecomposedConv::run(const float* x, const std::vector<int64_t>& x_shape,
+                         const float* residual, float* y, ThreadPool& pool) const {
+  const int64_t height = geometry_.rank == 2 ? x_shape[2] : 1, width = x_shape.back();
+  const std::shared_ptr<const ImagePlan> plan = plan_of(height, width);
+  Run run = {*this, *plan, x, residual, y, ptrdiff_t(height * width),
+             ptrdiff_t(plan->output[0] * plan->output[1]), x_shape[0] * plan->vectors,
+             kMaxVectors};
+  if (run.vectors == 0) return;
+  run.tile_vectors = int((run.vectors + int64_t(run.tiles()) - 1) / int64_t(run.tiles()));
+  run.plan_passes();
+  run.tiles() < kFewTiles ? run.by_stage(pool) : run.by_tile(pool);
+}
+
+}  // namespace optc

@@ -1,0 +1,274 @@
+// Bounded fuzz of the kernel's own functions, to be built with sanitizers: fuzz SECONDS SEED.
+//
+// Draws layers and stores them compactly; some are then damaged. A sound layer must give the
+// float64 result on every instruction set of this processor, from two threads at once; a damaged
+// one must be refused or run without touching memory that is not its own. X and Y end at a page
+// that must not be touched, because sanitizers do not see vector loads.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <thread>
+
+#include "decomposed_conv.h"
+
+using namespace optc;
+
+namespace {
+
+std::mt19937 rng;
+
+int64_t draw(int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(rng);
+}
+
+float draw_float() { return std::normal_distribution<float>()(rng); }
+
+// Floats with an untouchable page right behind them, or right before.
+class Guarded {
+ public:
+  explicit Guarded(size_t count) {
+    const size_t page = size_t(sysconf(_SC_PAGESIZE)), bytes = count * sizeof(float);
+    inner_ = (bytes + page - 1) / page * page;
+    base_ = static_cast<char*>(mmap(nullptr, inner_ + 2 * page, PROT_NONE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    page_ = page;
+    if (inner_ > 0) mprotect(base_ + page, inner_, PROT_READ | PROT_WRITE);
+    data_ = reinterpret_cast<float*>(base_ + page + (draw(0, 1) ? inner_ - bytes : 0));
+    for (size_t i = 0; i < count; ++i) data_[i] = draw_float();
+  }
+  Guarded(const Guarded&) = delete;
+  ~Guarded() { munmap(base_, inner_ + 2 * page_); }
+  float* data() { return data_; }
+
+ private:
+  char* base_;
+  size_t inner_, page_;
+  float* data_;
+};
+
+struct TwoThreads final : ThreadPool {
+  void parallel_for(size_t count, void (*body)(void*, size_t), void* data) override {
+    std::thread other([&] {
+      for (size_t i = 1; i < count; i += 2) body(data, i);
+    });
+    for (size_t i = 0; i < count; i += 2) body(data, i);
+    other.join();
+  }
+};
+
+struct Layer {
+  Attributes attributes;
+  std::vector<int64_t> basis_shape, x_shape;
+  std::vector<float> basis, values, bias, dense;  // dense: (K, C/group, M)
+  std::vector<uint8_t> code;
+  int64_t block;
+
+  Constants constants() const {
+    Constants c;
+    c.basis = {basis.data(), basis_shape};
+    c.values = {values.data(), {int64_t(values.size()) / block, block}};
+    c.positions = {code.data(), {int64_t(code.size())}};
+    if (!bias.empty()) c.bias = {bias.data(), {int64_t(bias.size())}};
+    return c;
+  }
+};
+
+void encode(Layer& layer, double density) {
+  const std::vector<int64_t>& shape = layer.attributes.coefficient_shape;
+  const int64_t size = shape[0] * shape[1] * shape[2];
+  const int64_t width = layer.attributes.position_bits, escape = (1 << width) - 1;
+  layer.dense.assign(size_t(size), 0.0f);
+  std::vector<bool> bits;
+  const auto put = [&](int64_t symbol) {
+    for (int64_t b = 0; b < width; ++b) bits.push_back(symbol >> b & 1);
+  };
+  int64_t gap = 0;
+  for (int64_t i = 0; i < size / layer.block; ++i, ++gap) {
+    if (std::uniform_real_distribution<>()(rng) >= density) continue;
+    for (; gap >= escape; gap -= escape) put(escape);
+    put(gap);
+    gap = -1;
+    for (int64_t j = 0; j < layer.block; ++j) {
+      layer.values.push_back(draw_float());
+      layer.dense[size_t(i * layer.block + j)] = layer.values.back();
+    }
+  }
+  while (bits.size() % 8 != 0) bits.push_back(true);
+  layer.code.assign(bits.size() / 8, 0);
+  for (size_t i = 0; i < bits.size(); ++i) layer.code[i / 8] |= uint8_t(bits[i] << i % 8);
+}
+
+Layer draw_layer() {
+  Layer layer;
+  Attributes& a = layer.attributes;
+  const int64_t rank = draw(1, 2), M = draw(1, 8);
+  a.group = draw(0, 2) ? 1 : draw(1, 3);
+  a.coefficient_shape = {a.group * draw(1, 9), draw(1, 9), M};
+  a.position_bits = draw(1, 16);
+  layer.basis_shape = {M};
+  layer.x_shape = {draw(1, 3), a.group * a.coefficient_shape[1]};
+  const bool same = draw(0, 1);
+  for (int64_t axis = 0; axis < rank; ++axis) {
+    layer.basis_shape.push_back(same ? 3 : draw(1, 4));
+    a.strides.push_back(same ? 1 : draw(1, 3));
+    a.dilations.push_back(same ? 1 : draw(1, 2));
+    layer.x_shape.push_back(draw(1, 20));
+  }
+  for (int64_t i = 0; i < 2 * rank; ++i) a.pads.push_back(same ? 1 : draw(0, 3));
+  a.clamp = draw(0, 1);
+  a.lower = -1, a.upper = 1;
+  layer.block = draw(0, 1) ? M : 1;
+  int64_t taps = 1;
+  for (size_t i = 1; i < layer.basis_shape.size(); ++i) taps *= layer.basis_shape[i];
+  for (int64_t i = 0; i < M * taps; ++i) layer.basis.push_back(draw_float());
+  if (draw(0, 1)) {
+    for (int64_t k = 0; k < a.coefficient_shape[0]; ++k) layer.bias.push_back(draw_float());
+  }
+  encode(layer, double(draw(0, 10)) / 10);
+  return layer;
+}
+
+template <typename T>
+void damage(std::vector<T>& values, T value) {
+  if (values.empty() || draw(0, 2) == 0) {
+    draw(0, 1) || values.empty() ? values.push_back(value) : values.pop_back();
+  } else {
+    values[size_t(draw(0, int64_t(values.size()) - 1))] = value;
+  }
+}
+
+int64_t odd_int() {
+  const int64_t odd[] = {0, -1, 2, 7, 1 << 20, 1ll << 32, std::numeric_limits<int64_t>::max(),
+                         std::numeric_limits<int64_t>::min()};
+  return odd[draw(0, 7)];
+}
+
+// Damages what a file can hold; shapes stay those of the data, as onnxruntime sees to that.
+void damage(Layer& layer) {
+  Attributes& a = layer.attributes;
+  switch (draw(0, 8)) {
+    case 0: return damage(a.strides, odd_int());
+    case 1: return damage(a.pads, odd_int());
+    case 2: return damage(a.dilations, odd_int());
+    case 3: return damage(a.coefficient_shape, odd_int());
+    case 4: a.group = odd_int(); return;
+    case 5: a.position_bits = odd_int(); return;
+    case 6: return damage(layer.code, uint8_t(draw(0, 255)));
+    case 7:
+      if (!layer.values.empty()) {
+        layer.values[0] = draw(0, 1) ? std::nanf("") : std::numeric_limits<float>::infinity();
+      }
+      return;
+    default: layer.values.resize(layer.values.size() / 2 / size_t(layer.block) * size_t(layer.block));
+  }
+}
+
+size_t product(const std::vector<int64_t>& shape) {
+  int64_t size = 1;
+  for (const int64_t dim : shape) size *= dim;
+  return size_t(size);
+}
+
+// Y[n, k, row, column] by definition, in float64.
+double expected(const Layer& layer, const Geometry& g, const float* x, int64_t n, int64_t k,
+                int64_t row, int64_t column) {
+  const Attributes& a = layer.attributes;
+  const int64_t Cg = a.coefficient_shape[1], M = a.coefficient_shape[2], C = layer.x_shape[1];
+  const int64_t W = layer.x_shape.back(), H = g.rank == 2 ? layer.x_shape[2] : 1;
+  double sum = layer.bias.empty() ? 0 : layer.bias[size_t(k)];
+  for (int64_t c = 0; c < Cg; ++c) {
+    const int64_t channel = k / (a.coefficient_shape[0] / a.group) * Cg + c;
+    for (int64_t r = 0; r < g.kernel[0]; ++r) {
+      for (int64_t s = 0; s < g.kernel[1]; ++s) {
+        const int64_t i = row * g.stride[0] + r * g.dilation[0] - g.pad_begin[0];
+        const int64_t j = column * g.stride[1] + s * g.dilation[1] - g.pad_begin[1];
+        if (i < 0 || i >= H || j < 0 || j >= W) continue;
+        double w = 0;
+        for (int64_t m = 0; m < M; ++m) {
+          w += double(layer.dense[size_t((k * Cg + c) * M + m)]) *
+               layer.basis[size_t((m * g.kernel[0] + r) * g.kernel[1] + s)];
+        }
+        sum += w * x[((n * C + channel) * H + i) * W + j];
+      }
+    }
+  }
+  return sum;
+}
+
+void verify(const Layer& layer, const std::vector<int64_t>& shape, const float* x,
+            const float* residual, const float* y, const char* isa) {
+  const Geometry g = read_geometry(layer.attributes, layer.basis_shape);
+  const int64_t width = shape.back(), height = g.rank == 2 ? shape[2] : 1;
+  double error = 0, norm = 0;
+  size_t at = 0;
+  for (int64_t n = 0; n < shape[0]; ++n) {
+    for (int64_t k = 0; k < shape[1]; ++k) {
+      for (int64_t p = 0; p < height * width; ++p, ++at) {
+        double want = expected(layer, g, x, n, k, p / width, p % width);
+        if (residual) want += residual[at];
+        if (layer.attributes.clamp) want = std::min(std::max(want, -1.0), 1.0);
+        error += (want - y[at]) * (want - y[at]);
+        norm += want * want;
+      }
+    }
+  }
+  if (!(std::sqrt(error) <= 1e-5 * std::sqrt(norm) + 1e-6)) {
+    std::printf("%s: relative error %g\n", isa, std::sqrt(error / norm));
+    std::exit(1);
+  }
+}
+
+// Whether the layer was accepted.
+bool run(const Layer& layer, bool sound, const Kernels& kernels) {
+  try {
+    const DecomposedConv conv(layer.attributes, layer.constants(), kernels);
+    const std::vector<int64_t> shape = conv.output_shape(layer.x_shape);
+    if (product(shape) > (1 << 22)) return false;  // huge padding: right, but slow
+    Guarded x(product(layer.x_shape)), residual(product(shape)), y(product(shape));
+    TwoThreads pool;
+    const float* added = draw(0, 1) ? residual.data() : nullptr;
+    conv.run(x.data(), layer.x_shape, added, y.data(), pool);
+    if (sound) verify(layer, shape, x.data(), added, y.data(), kernels.isa);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+std::vector<const Kernels*> all_kernels() {
+  std::vector<const Kernels*> all;
+  for (const char* isa : {"portable", "avx2", "avx512"}) {
+    setenv("OPTC_ISA", isa, 1);
+    if (const Kernels* kernels = select_kernels()) all.push_back(kernels);
+  }
+  return all;
+}
+
+}  // namespace
+
+int main(int, char** argv) {
+  const double seconds = std::atof(argv[1]);
+  rng.seed(unsigned(std::atoi(argv[2])));
+  const std::vector<const Kernels*> variants = all_kernels();
+  const auto start = std::chrono::steady_clock::now();
+  long ran = 0, refused = 0;
+  while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <
+         seconds) {
+    Layer layer = draw_layer();
+    const bool sound = draw(0, 1);
+    if (!sound) damage(layer);
+    for (const Kernels* kernels : variants) {
+      run(layer, sound, *kernels) ? ++ran : ++refused;
+    }
+  }
+  std::printf("%ld ran, %ld refused, %zu variants\n", ran, refused, variants.size());
+  return ran > 0 && refused > 0 ? 0 : 1;
+}
