@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from passes.cost import layer_costs, layer_name
 from passes.framework import CompressionPass, ConfigError, Cost, LayerDecision, Plan, PlanError
-from passes.isolate import isolated_nodes
+from passes.isolate import isolated_layers
 from passes.lower import lower_node
 from runtimes.operators import DOMAIN, PORTABLE_DOMAIN
 from runtimes.operators.decomposed_conv import is_decomposed_conv
@@ -59,12 +59,13 @@ class SelectPass(CompressionPass):
         """Times every form of every `DecomposedConv`."""
         costs = layer_costs(model)
         nodes = [node for node in model.graph if is_decomposed_conv(node)]
-        isolated = isolated_nodes(model) if self.config.form == "fastest" else {}
+        isolated = isolated_layers(model) if self.config.form == "fastest" else {}
         layers = []
         for done, node in enumerate(nodes, start=1):
             name = layer_name(node)
             layers.append(self._decide(node, costs[name], isolated.get(name)))
-            self.context.progress(done, len(nodes), f"time {name}")
+            if isolated:
+                self.context.progress(done, len(nodes), f"time {name}")
         return Plan(pass_name=self.name, config=asdict(self.config), layers=tuple(layers))
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:

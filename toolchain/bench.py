@@ -40,6 +40,7 @@ class BenchConfig:
         threads: of onnxruntime; 0 for all cores.
         batch: samples a run, where models leave it free.
         rounds: turns of each model.
+        warmup: seconds that each model runs before; None for `WARMUP_SECONDS`.
         seconds: stop earlier after this time, but not before five rounds; None: never.
         seed: of the inputs, the order and the bootstrap.
         dims: sizes of symbolic dimensions.
@@ -48,6 +49,7 @@ class BenchConfig:
     threads: int = 1
     batch: int = 1
     rounds: int = 100
+    warmup: float | None = None
     seconds: float | None = None
     seed: int = 0
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -149,7 +151,9 @@ def measure(
     runners: Sequence[Runner], feeds: Sequence[Feeds], config: BenchConfig, progress: Progress
 ) -> list[Times]:
     """Times all models in turns; (rounds, runs a turn) milliseconds for each."""
-    runs = [_warm_up(runner, fed) for runner, fed in zip(runners, feeds, strict=True)]
+    runs = [
+        _warm_up(runner, fed, config.warmup) for runner, fed in zip(runners, feeds, strict=True)
+    ]
     times: list[list[list[float]]] = [[] for _ in runners]
     start = time.perf_counter()
     for index, order in enumerate(random_orders(len(runners), config.rounds, config.seed)):
@@ -162,11 +166,11 @@ def measure(
     return [np.array(rows) for rows in times]
 
 
-def _warm_up(runner: Runner, feeds: Feeds) -> int:
+def _warm_up(runner: Runner, feeds: Feeds, seconds: float) -> int:
     """Runs until caches and clock are warm; returns how many runs make a turn."""
     runner(feeds)
     runs, start = 0, time.perf_counter()
-    while time.perf_counter() - start < WARMUP_SECONDS:
+    while time.perf_counter() - start < seconds:
         runner(feeds)
         runs += 1
     one = (time.perf_counter() - start) / runs

@@ -39,6 +39,7 @@ def missed_gates(
     models: tuple[Path, Path],
     sizes: tuple[int, int],
     inputs: tuple[InputSpec, ...],
+    native: Path | None = None,
     progress: Progress = lambda done, total, label: None,
 ) -> tuple[str, ...]:
     """One line for every gate that is missed.
@@ -48,6 +49,7 @@ def missed_gates(
         models: the input and the rewritten model.
         sizes: their bytes.
         inputs: of both.
+        native: library that the rewritten model is timed with.
         progress: called before every gate.
     """
     checks: list[tuple[str, Callable[[], str | None]]] = []
@@ -56,7 +58,7 @@ def missed_gates(
     if (drop := gates.max_drop) is not None and (data := gates.labelled) is not None:
         checks.append(("accuracy", lambda: _drop(drop, data, models)))
     if (speedup := gates.min_speedup) is not None:
-        checks.append(("latency", lambda: _speedup(speedup, models, sizes, inputs)))
+        checks.append(("latency", lambda: _speedup(speedup, models, sizes, inputs, native)))
     missed = []
     for done, (label, check) in enumerate(checks):
         progress(done, len(checks), label)
@@ -82,10 +84,11 @@ def _speedup(
     models: tuple[Path, Path],
     sizes: tuple[int, int],
     inputs: tuple[InputSpec, ...],
+    native: Path | None,
 ) -> str | None:
     candidates = [
-        Candidate(path=path, inputs=inputs, nbytes=nbytes)
-        for path, nbytes in zip(models, sizes, strict=True)
+        Candidate(path=path, inputs=inputs, nbytes=nbytes, native=library)
+        for path, nbytes, library in zip(models, sizes, (None, native), strict=True)
     ]
     ratio = bench(candidates, BenchConfig())[1].speedup.ratio
     return None if ratio >= limit else f"it is {ratio:.2f}× as fast, --min-speedup is {limit:g}"

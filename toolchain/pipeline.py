@@ -19,6 +19,7 @@ from toolchain.environment import environment
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.gates import Gates, missed_gates
 from toolchain.inputs import InputSpec
+from toolchain.layer_timing import FormTimer
 from toolchain.layerwise import ArrayCalibration
 from toolchain.model_io import (
     model_summary,
@@ -28,6 +29,7 @@ from toolchain.model_io import (
 )
 from toolchain.recipe import PassSpec, Recipe, build_pass
 from toolchain.results import Calibration, ModelSummary, TransformResult, Verification
+from toolchain.selection import select_fastest
 from toolchain.verify import verify
 
 RANDOM_SAMPLES = 32
@@ -49,6 +51,8 @@ class Job:
         calibration: data to fit and compare on; None: random inputs are compared.
         samples: use at most this many calibration samples.
         gates: limits the result must keep.
+        timer: to choose the fastest form of every layer; None to optimise for size.
+        native: library of operators to check the result with; None where there is none.
         dry_run: stop after planning.
     """
 
@@ -62,6 +66,8 @@ class Job:
     calibration: Data | None = None
     samples: int | None = None
     gates: Gates = field(default_factory=Gates)
+    timer: FormTimer | None = None
+    native: Path | None = None
     dry_run: bool = False
 
 
@@ -113,6 +119,10 @@ def transform(
     )
     if job.dry_run or not any(plan.applied for plan in plans):
         return result
+    if job.timer is not None:
+        with watch.stage("time layers"):
+            model, selection = select_fastest(model, context, job.timer)
+        result = replace(result, plans=(*plans, selection))
     with watch.stage("finish"):
         finish(model)
     return _write(job, model, result, watch, progress)
@@ -230,7 +240,7 @@ def _write(
         if check.passed and job.gates.count:
             with watch.stage("gates"):
                 models, sizes = (job.path, staged), (job.summary.nbytes, summary.nbytes)
-                missed = missed_gates(job.gates, models, sizes, job.inputs, progress)
+                missed = missed_gates(job.gates, models, sizes, job.inputs, job.native, progress)
         accepted = check.passed and not missed
         target = job.output if accepted else rejected_path(job.output)
         if accepted:
@@ -253,6 +263,7 @@ def _verify(job: Job, staged: Path, plans: Sequence[Plan], progress: Progress) -
         data,
         kind=kind,
         exact=exact,
+        native=job.native,
         seed=job.recipe.seed,
         progress=progress,
     )

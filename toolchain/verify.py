@@ -29,6 +29,7 @@ def verify(
     *,
     kind: str,
     exact: bool,
+    native: Path | None = None,
     seed: int = 0,
     progress: Progress = lambda done, total, label: None,
 ) -> Verification:
@@ -40,6 +41,7 @@ def verify(
         data: inputs to compare on.
         kind: "calibration" or "random", for the report.
         exact: outputs must agree to `EXACT_TOLERANCE`, else to `LOSSY_TOLERANCE`.
+        native: library of operators whose outputs must be those of stock onnxruntime.
         seed: of the inputs for other batch sizes.
         progress: called after every batch.
 
@@ -53,6 +55,8 @@ def verify(
         _check_valid(rewritten)
         candidate = Runner(rewritten)
         _check_batches(reference, candidate, data.inputs, seed)
+        if native is not None:
+            _check_native(candidate, Runner(rewritten, native=native), data)
         total = data.batch_count()
         outputs = compare_outputs(reference, candidate, data.batches(), progress, total=total)
         failures = _check_errors(outputs, tolerance)
@@ -86,6 +90,17 @@ def _check_batches(
     for size in OTHER_BATCHES:
         feeds = random_feeds(inputs, seed=seed, batch=size)
         compare_outputs(reference, candidate, [Batch(feeds=feeds, labels=None, samples=size)])
+
+
+def _check_native(stock: Runner, native: Runner, data: Data) -> None:
+    """The native kernels compute what the operators' bodies say."""
+    first = next(iter(data.batches()))
+    for output in compare_outputs(stock, native, [first]):
+        if not output.relative_l2 <= EXACT_TOLERANCE:
+            raise UnreadableError(
+                f"output '{output.name}': native kernels differ from the operators' definition by "
+                f"{output.relative_l2:.3g}; please report it"
+            )
 
 
 def _check_errors(outputs: Sequence[OutputFidelity], tolerance: float) -> list[str]:

@@ -80,8 +80,11 @@ def native_library(models: Sequence[OpenedModel], wanted: bool) -> Path | None:
         models: that are to be run.
         wanted: False for ``--no-native``.
     """
-    if not wanted or not any(has_optc_nodes(each.model) for each in models):
-        return None
+    return build_native() if wanted and any(has_optc_nodes(m.model) for m in models) else None
+
+
+def build_native() -> Path | None:
+    """The native operator library, built if need be; None, and a note, where it cannot be."""
     try:
         return native_build.library_path(report=say)
     except native_build.NativeError as error:

@@ -7,15 +7,19 @@ import click
 from toolchain.commands.options import (
     MODEL,
     OpenedModel,
+    build_native,
     json_option,
+    native_option,
     open_model,
     samples_option,
+    threads_option,
 )
 from toolchain.commands.transform_table import print_result
 from toolchain.console import note, print_json, progress, say
 from toolchain.data import Data, open_data
 from toolchain.errors import GateError, NothingAppliedError, UsageError, VerificationError
 from toolchain.gates import Gates
+from toolchain.layer_timing import FormTimer, load_times, save_times
 from toolchain.model_io import ensure_writable
 from toolchain.pipeline import Job, Stopwatch, failure, transform
 from toolchain.recipe import LOWERINGS, Recipe, load_plans, load_recipe, parse_pass, plan_recipe
@@ -45,6 +49,16 @@ from toolchain.results import TransformResult
     help="standard: write ordinary ONNX nodes only. Default: optc.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything random. Default: 0.")
+@click.option(
+    "--optimize-for",
+    type=click.Choice(["size", "latency"]),
+    default="size",
+    show_default=True,
+    help="latency: measure every layer's forms here and take the fastest.",
+)
+@click.option("--timings", type=MODEL, metavar="FILE", help="Times known; new ones are added.")
+@threads_option
+@native_option
 @click.option("--max-size", type=float, metavar="SHARE", help="Gate: share of the file size.")
 @click.option("--min-speedup", type=float, metavar="RATIO", help="Gate: times as fast.")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Gate: top-1 lost on --eval.")
@@ -64,6 +78,10 @@ def command(
     exclude: tuple[str, ...],
     lower: str | None,
     seed: int | None,
+    optimize_for: str,
+    timings: Path | None,
+    threads: int,
+    native: bool,
     max_size: float | None,
     min_speedup: float | None,
     max_drop: float | None,
@@ -81,6 +99,9 @@ def command(
     _check_paths(model, target, report, dry_run)
     if (max_drop is None) != (labelled is None):
         raise UsageError("--max-drop and --eval go together")
+    if timings is not None and optimize_for != "latency":
+        raise UsageError("--timings goes with --optimize-for latency")
+    known = load_times(timings) if timings is not None else {}
     watch = Stopwatch()
     with watch.stage("load"):
         opened = open_model(model)
@@ -91,6 +112,8 @@ def command(
             max_drop=max_drop,
             labelled=_open(labelled, opened),
         )
+    library = _native(native, recipe, optimize_for == "latency" or min_speedup is not None)
+    timer = FormTimer(native=library, threads=threads, known=known)
     job = Job(
         path=model,
         model=opened.model,
@@ -102,10 +125,14 @@ def command(
         calibration=calibration,
         samples=samples,
         gates=gates,
+        timer=timer if optimize_for == "latency" else None,
+        native=library,
         dry_run=dry_run,
     )
     with progress(1, "transform") as shown:
         result = transform(job, watch, shown)
+    if timings is not None:
+        save_times(timings, timer.known)
     written = write_report(result, report) if report is not None else []
     if as_json:
         print_json(result.to_json())
@@ -162,6 +189,11 @@ def _check_paths(model: Path, target: Path, report: Path | None, dry_run: bool) 
         ensure_writable(target)
     if report is not None:
         ensure_report_writable(report)
+
+
+def _native(wanted: bool, recipe: Recipe, timed: bool) -> Path | None:
+    """The native library where something is to be timed with it."""
+    return build_native() if wanted and timed and recipe.lower == "optc" else None
 
 
 def _open(source: str | None, model: OpenedModel) -> Data | None:

@@ -19,15 +19,18 @@ HEADERS = ("layer", "params", "", "MACs", "", "bytes", "", "predicted", "measure
 
 
 def print_result(result: TransformResult) -> None:
-    """Prints tables and totals to stderr."""
+    """Prints a table of the passes that were asked for, and a line for those that follow up."""
+    asked = {name for entry in result.recipe["passes"] for name in entry}
     for plan in result.plans:
-        say(f"pass {plan.pass_name}", bold=True)
+        if plan.pass_name in asked:
+            say(f"pass {plan.pass_name}", bold=True)
+            rows = [*map(_row, plan.layers), _total(plan)]
+            print_table(HEADERS, rows, text=(0, 9))
+        else:
+            say(f"pass {plan.pass_name}: {_rewritten(plan)}", bold=True)
         for line in plan.notes:
             note(line)
-        rows = [_row(layer) for layer in plan.layers]
-        rows.append(_total(plan))
-        print_table(HEADERS, rows, text=(0, 9))
-        say()
+    say()
     _print_totals(result)
     _print_checks(result)
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
@@ -43,8 +46,11 @@ def _row(layer: LayerDecision) -> list[str]:
 def _total(plan: Plan) -> list[str]:
     before = _sum(layer.before for layer in plan.layers)
     after = _sum(layer.after for layer in plan.layers)
-    decision = f"{len(plan.applied)} of {len(plan.layers)} layers rewritten"
-    return ["total", *_costs(before, after), "", "", decision]
+    return ["total", *_costs(before, after), "", "", _rewritten(plan)]
+
+
+def _rewritten(plan: Plan) -> str:
+    return f"{len(plan.applied)} of {len(plan.layers)} layers rewritten"
 
 
 def _costs(before: Cost, after: Cost) -> list[str]:

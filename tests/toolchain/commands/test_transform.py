@@ -306,3 +306,18 @@ def test_a_plan_for_another_model_is_exit_code_3(optc, model, tmp_path) -> None:
     other = save(net.model(net.op("Relu", net.conv("x", 3, 8))), tmp_path / "other.onnx")
     code, _, err = optc(other, "--plan", tmp_path / "plan.json")
     assert code == 3 and "no such convolution" in err
+
+
+def test_latency_is_measured_and_a_file_of_times_makes_it_repeatable(optc, model, tmp_path) -> None:
+    times, paths = tmp_path / "times.json", [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for path in paths:
+        options = ["--optimize-for", "latency", "--timings", times, "-o", path, "--no-native"]
+        code, out, _ = optc(model, "--pass", PENNI, *options, "--json")
+        assert code == 0
+    selection = json.loads(out)["plans"][-1]
+    assert selection["pass_name"] == "select" and "chosen" in selection["notes"][0]
+    assert all(layer["settings"]["ms portable"] > 0 for layer in selection["layers"])
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    reference = tmp_path / "size.onnx"
+    assert optc(model, "--pass", PENNI, "-o", reference)[0] == 0
+    np.testing.assert_allclose(outputs(paths[0]), outputs(reference), rtol=1e-4, atol=1e-5)
