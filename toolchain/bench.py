@@ -151,9 +151,8 @@ def measure(
     runners: Sequence[Runner], feeds: Sequence[Feeds], config: BenchConfig, progress: Progress
 ) -> list[Times]:
     """Times all models in turns; (rounds, runs a turn) milliseconds for each."""
-    runs = [
-        _warm_up(runner, fed, config.warmup) for runner, fed in zip(runners, feeds, strict=True)
-    ]
+    warmup = WARMUP_SECONDS if config.warmup is None else config.warmup
+    runs = [_warm_up(runner, fed, warmup) for runner, fed in zip(runners, feeds, strict=True)]
     times: list[list[list[float]]] = [[] for _ in runners]
     start = time.perf_counter()
     for index, order in enumerate(random_orders(len(runners), config.rounds, config.seed)):
