@@ -25,7 +25,6 @@ from toolchain.errors import UnreadableError
 from toolchain.inputs import InputSpec, random_feeds
 from toolchain.runner import Feeds, Runner
 
-WARMUP_SECONDS = 0.3
 TURN_SECONDS = 0.01
 MOST_RUNS = 50
 FEWEST_ROUNDS = 5
@@ -40,7 +39,7 @@ class BenchConfig:
         threads: of onnxruntime; 0 for all cores.
         batch: samples a run, where models leave it free.
         rounds: turns of each model.
-        warmup: seconds that each model runs before; None for `WARMUP_SECONDS`.
+        warmup: seconds that each model runs before.
         seconds: stop earlier after this time, but not before five rounds; None: never.
         seed: of the inputs, the order and the bootstrap.
         dims: sizes of symbolic dimensions.
@@ -49,7 +48,7 @@ class BenchConfig:
     threads: int = 1
     batch: int = 1
     rounds: int = 100
-    warmup: float | None = None
+    warmup: float = 0.3
     seconds: float | None = None
     seed: int = 0
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -151,8 +150,9 @@ def measure(
     runners: Sequence[Runner], feeds: Sequence[Feeds], config: BenchConfig, progress: Progress
 ) -> list[Times]:
     """Times all models in turns; (rounds, runs a turn) milliseconds for each."""
-    warmup = WARMUP_SECONDS if config.warmup is None else config.warmup
-    runs = [_warm_up(runner, fed, warmup) for runner, fed in zip(runners, feeds, strict=True)]
+    runs = [
+        _warm_up(runner, fed, config.warmup) for runner, fed in zip(runners, feeds, strict=True)
+    ]
     times: list[list[list[float]]] = [[] for _ in runners]
     start = time.perf_counter()
     for index, order in enumerate(random_orders(len(runners), config.rounds, config.seed)):

@@ -25,7 +25,6 @@ def models(tmp_path: Path) -> tuple[str, str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain.bench, "WARMUP_SECONDS", 0.001)
     monkeypatch.setattr(toolchain.bench, "TURN_SECONDS", 0.0001)
 
 
@@ -65,6 +64,7 @@ def test_json_of_a_real_measurement(
         "threads": 1,
         "batch": 2,
         "rounds": 5,
+        "warmup": 0.3,
         "seconds": None,
         "seed": 0,
         "dims": {},
