@@ -14,11 +14,12 @@ namespace {
 
 const OrtApi* api = nullptr;  // set once, by the first registration
 
-// Throws Error with onnxruntime's message where a call fails.
+// Throws Error, with onnxruntime's reason, where a call failed.
 void check(OrtStatus* status, const char* what) {
   if (status == nullptr) return;
+  const std::string reason = ort::GetErrorMessage::call(api, status);
   ort::ReleaseStatus::call(api, status);
-  throw Error(what);
+  throw Error(std::string(what) + ": " + reason);
 }
 
 // Runs a callback; what it throws becomes a status. The name leads the message.
@@ -55,16 +56,15 @@ std::vector<int64_t> shape_of(const OrtValue* value, OrtElementType expected) {
 template <typename T>
 const T* data_of(const OrtValue* value) {
   void* data = nullptr;
-  check(ort::GetTensorMutableData::call(api, const_cast<OrtValue*>(value), &data), "no data");
+  check(ort::GetTensorMutableData::call(api, const_cast<OrtValue*>(value), &data), "a tensor has no data");
   return static_cast<const T*>(data);
 }
 
 std::vector<int64_t> ints(const OrtKernelInfo* info, const char* name) {
-  const std::string missing = std::string("attribute ") + name + " is missing";
   size_t count = 0;
-  check(ort::GetAttributeInts::call(api, info, name, nullptr, &count), missing.c_str());
+  check(ort::GetAttributeInts::call(api, info, name, nullptr, &count), name);
   std::vector<int64_t> values(count);
-  check(ort::GetAttributeInts::call(api, info, name, values.data(), &count), missing.c_str());
+  check(ort::GetAttributeInts::call(api, info, name, values.data(), &count), name);
   return values;
 }
 
@@ -74,8 +74,7 @@ Constant<T> constant(const OrtKernelInfo* info, size_t index, const char* name,
                      OrtElementType type) {
   int is_constant = 0;
   const OrtValue* value = nullptr;
-  OrtStatus* status = ort::GetConstantInput::call(api, info, index, &is_constant, &value);
-  check(status, (std::string(name) + " cannot be read").c_str());
+  check(ort::GetConstantInput::call(api, info, index, &is_constant, &value), name);
   if (!is_constant || value == nullptr) {
     throw Error(std::string(name) + " must be a constant of the model");
   }
@@ -90,7 +89,7 @@ bool is_present(const OrtKernelInfo* info, size_t index) {
   size_t count = 0, bytes = 0;
   check(ort::KernelInfoGetInputCount::call(api, info, &count), "inputs cannot be counted");
   if (index >= count) return false;
-  check(ort::KernelInfoGetInputName::call(api, info, index, nullptr, &bytes), "no input name");
+  check(ort::KernelInfoGetInputName::call(api, info, index, nullptr, &bytes), "inputs have no names");
   return bytes > 1;  // the terminating zero counts
 }
 
@@ -106,14 +105,14 @@ Attributes read_attributes(const Operator& op, const OrtKernelInfo* info) {
   attributes.pads = ints(info, "pads");
   attributes.dilations = ints(info, "dilations");
   attributes.coefficient_shape = ints(info, "coefficient_shape");
-  check(ort::GetAttributeInt::call(api, info, "group", &attributes.group), "no group");
+  check(ort::GetAttributeInt::call(api, info, "group", &attributes.group), "group");
   check(ort::GetAttributeInt::call(api, info, "position_bits", &attributes.position_bits),
-        "no position_bits");
+        "position_bits");
   attributes.clamp = op.relu || op.clip;
   attributes.upper = std::numeric_limits<float>::infinity();
   if (op.clip) {
-    check(ort::GetAttributeFloat::call(api, info, "lower", &attributes.lower), "no lower");
-    check(ort::GetAttributeFloat::call(api, info, "upper", &attributes.upper), "no upper");
+    check(ort::GetAttributeFloat::call(api, info, "lower", &attributes.lower), "lower");
+    check(ort::GetAttributeFloat::call(api, info, "upper", &attributes.upper), "upper");
   }
   return attributes;
 }
@@ -163,7 +162,7 @@ OrtStatus* compute(void* self, OrtKernelContext* context) noexcept {
       }
     }
     OrtValue* y = nullptr;
-    check(ort::GetOutput::call(api, context, 0, shape.data(), shape.size(), &y), "no output");
+    check(ort::GetOutput::call(api, context, 0, shape.data(), shape.size(), &y), "Y cannot be allocated");
     ContextPool pool(context);
     kernel.conv.run(data_of<float>(x), x_shape, residual ? data_of<float>(residual) : nullptr,
                     const_cast<float*>(data_of<float>(y)), pool);

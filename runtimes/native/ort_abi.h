@@ -81,6 +81,7 @@ struct Function<Slot, Result(Args...)> {
 };
 
 using CreateStatus = Function<0, OrtStatus*(OrtErrorCode, const char*)>;
+using GetErrorMessage = Function<2, const char*(const OrtStatus*)>;
 using CreateCustomOpDomain = Function<26, OrtStatus*(const char*, OrtCustomOpDomain**)>;
 using CustomOpDomainAdd = Function<27, OrtStatus*(OrtCustomOpDomain*, const OrtCustomOp*)>;
 using AddCustomOpDomain = Function<28, OrtStatus*(OrtSessionOptions*, OrtCustomOpDomain*)>;

@@ -9,7 +9,7 @@ first is decomposed into a shared basis and sparse coefficients; the first convo
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -112,7 +112,7 @@ class ResNet18:
         return DecomposedWeights(
             basis=self.normal((self.rank, 3, 3)),
             coefficients=(self.normal(shape) * kept * scale).astype(np.float32),
-            bias=self.normal((K,)) / 10,
+            bias=(self.normal((K,)) / 10).astype(np.float32),
         )
 
     def dense_conv(self, x: ir.Value, C: int, K: int, *, kernel: int, stride: int = 1) -> ir.Value:
@@ -128,7 +128,7 @@ class ResNet18:
         return self.node("Relu", [x])
 
     def node(
-        self, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, object] | None = None
+        self, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, object] | None = None
     ) -> ir.Value:
         """A standard node of one output."""
         return self.append(ir.node(op_type, inputs, attributes or {}))  # type: ignore[arg-type]

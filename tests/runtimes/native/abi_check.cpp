@@ -37,9 +37,8 @@ int first_wrong_step(const OrtApi* api) {
   if (read[0] != 2 || read[1] != 3 || read[2] != 5) return 8;
   ort::ReleaseTensorTypeAndShapeInfo::call(api, info);
 
-  using GetErrorMessage = ort::Function<2, const char*(const OrtStatus*)>;
   OrtStatus* status = ort::CreateStatus::call(api, ORT_INVALID_ARGUMENT, "message");
-  if (__builtin_strcmp(GetErrorMessage::call(api, status), "message") != 0) return 9;
+  if (__builtin_strcmp(ort::GetErrorMessage::call(api, status), "message") != 0) return 9;
   ort::ReleaseStatus::call(api, status);
   return 0;
 }

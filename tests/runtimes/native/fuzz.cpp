@@ -109,9 +109,10 @@ void encode(Layer& layer, double density) {
 Layer draw_layer() {
   Layer layer;
   Attributes& a = layer.attributes;
+  const bool wide = draw(0, 9) == 0;  // so many rows of T that they need several passes
   const int64_t rank = draw(1, 2), M = draw(1, 8);
   a.group = draw(0, 2) ? 1 : draw(1, 3);
-  a.coefficient_shape = {a.group * draw(1, 9), draw(1, 9), M};
+  a.coefficient_shape = {a.group * draw(1, 9), wide ? draw(150, 300) : draw(1, 9), M};
   a.position_bits = draw(1, 16);
   layer.basis_shape = {M};
   layer.x_shape = {draw(1, 3), a.group * a.coefficient_shape[1]};
@@ -120,7 +121,7 @@ Layer draw_layer() {
     layer.basis_shape.push_back(same ? 3 : draw(1, 4));
     a.strides.push_back(same ? 1 : draw(1, 3));
     a.dilations.push_back(same ? 1 : draw(1, 2));
-    layer.x_shape.push_back(draw(1, 20));
+    layer.x_shape.push_back(draw(1, wide ? 5 : 20));
   }
   for (int64_t i = 0; i < 2 * rank; ++i) a.pads.push_back(same ? 1 : draw(0, 3));
   a.clamp = draw(0, 1);

@@ -44,6 +44,13 @@ def poison(value: float) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
+def without_strides(model: onnx.ModelProto) -> None:
+    node = model.graph.node[0]
+    kept = [each for each in node.attribute if each.name != "strides"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
 def computed_basis(model: onnx.ModelProto) -> None:
     model.graph.node[0].input[1] = "computed"
     model.graph.node.insert(0, helper.make_node("Add", ["layer.basis", "offset"], ["computed"]))
@@ -83,6 +90,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "shape of two axes": (attribute("coefficient_shape", [6, 12]), "is not .K, C/group, M."),
     "huge shape": (attribute("coefficient_shape", [2**40, 2**40, 3]), "out of range"),
     "empty shape": (attribute("coefficient_shape", [0, 4, 3]), "out of range"),
+    "no strides": (without_strides, "strides: .*attribute"),
     "computed basis": (computed_basis, "basis must be a constant"),
 }
 
