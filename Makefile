@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "error: $(PYTHON) must be Python 3.11 or later with venv (Debian: apt install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e ".[test,samples]"
+	  -c constraints.txt -e ".[samples,test,torch]"
 	@touch $@
 
 $(OUT)/calib.npz: $(INSTALLED) samples/make_data.py $(wildcard samples/data/*)
@@ -31,7 +31,7 @@ $(OUT)/calib.npz: $(INSTALLED) samples/make_data.py $(wildcard samples/data/*)
 
 $(SMALL): $(INSTALLED) $(OUT)/calib.npz $(MODEL)
 	$(BIN)/optc transform $(MODEL) --pass penni:params=0.3 --calib $(OUT)/calib.npz \
-	  -o $@ --report $(OUT)/report
+	  --optimize-for latency -o $@ --report $(OUT)/report
 
 demo: $(SMALL)
 	$(BIN)/python samples/demo.py $(MODEL) $(SMALL) --data $(OUT)/eval.npz
