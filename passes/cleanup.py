@@ -93,6 +93,9 @@ def finish(model: ir.Model) -> ir.Model:
         common.TopologicalSortPass(),
     ):
         cleanup(model)
+    for function in model.functions.values():  # onnxruntime wants them in the model as well
+        for domain, version in function.opset_imports.items():
+            model.graph.opset_imports.setdefault(domain, version)
     if has_shapes and weight_bytes(model) < PROTOBUF_LIMIT:
         common.ShapeInferencePass()(model)
     return model

@@ -22,6 +22,7 @@ from passes.penni_config import PenniConfig
 from passes.penni_decision import decide, read_settings
 from passes.penni_fit import FittedLayer, fit_network
 from passes.penni_plan import LayerPlan, Request, plan_network
+from passes.select import SelectPass
 from passes.shrink import ShrinkPass
 from runtimes.operators.decomposed_conv import DecomposedWeights, is_decomposed_conv, make_node
 from runtimes.operators.decomposed_conv_function import add_functions
@@ -37,9 +38,9 @@ class PenniPass(CompressionPass):
     config_type: ClassVar[type] = PenniConfig
 
     def followers(self) -> tuple[CompressionPass, ...]:
-        """Dead channels are removed, then what follows a convolution is fused into it."""
+        """Dead channels are removed, what follows is fused, then every layer gets its form."""
         shrink = (ShrinkPass(context=self.context),) if self.config.shrink else ()
-        return (*shrink, FusePass(context=self.context))
+        return (*shrink, FusePass(context=self.context), SelectPass(context=self.context))
 
     def analyse(self, model: ir.Model) -> Plan:
         """Chooses rank and density of every convolution."""

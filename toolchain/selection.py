@@ -21,7 +21,7 @@ def select_fastest(model: ir.Model, context: Context, timer: FormTimer) -> tuple
     """Returns the model in its fastest form, and the plan that leads there."""
     context = replace(context, timer=timer)
     configs = {
-        LAYER_BY_LAYER: SelectConfig(),
+        LAYER_BY_LAYER: SelectConfig(form="fastest"),
         "all native": SelectConfig(form="native"),
         "all portable": SelectConfig(form="portable"),
     }

@@ -16,16 +16,25 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import build_function
 
-from runtimes.operators import DOMAIN, DOMAIN_VERSION
+from runtimes.operators import DOMAIN, DOMAIN_VERSION, PORTABLE_DOMAIN
 from runtimes.operators.decomposed_conv import ACTIVATIONS, BASE_NAME, INPUTS, op_types
 from runtimes.operators.positions import WIDTHS
 
 _END = 2**31 - 1
 _GEOMETRY = ("strides", "pads", "dilations")
+_PACKING = {
+    "coefficient_shape": ir.AttributeType.INTS,
+    "position_bits": ir.AttributeType.INT,
+}
+
+KERNEL_NAME = "DecomposedKernel"
+"""The function that unpacks a kernel; of the portable domain, as no library has it natively."""
 
 
 def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
     """Returns the body of one operator name, written for a standard opset (13 or later).
+
+    The unpacking, most of it, is the function `KERNEL_NAME`, which all bodies call.
 
     Raises:
         ValueError: `name` is not of the DecomposedConv family.
@@ -39,7 +48,9 @@ def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
 
     def trace(op: Any, *inputs: ir.Value) -> ir.Value:
         x, basis, values, code, bias, *rest = inputs
-        kernel = _dense_kernel(op, basis, _coefficients(op, values, code))
+        packing = {key: ir.RefAttr(key, key, kind) for key, kind in _PACKING.items()}
+        unpack = getattr(op, KERNEL_NAME)
+        kernel = unpack(basis, values, code, _domain=PORTABLE_DOMAIN, **packing)
         references = [ir.RefAttr(key, key, ir.AttributeType.INTS) for key in _GEOMETRY]
         group = ir.RefAttr("group", "group", ir.AttributeType.INT)
         y = op.Conv(x, kernel, bias, group=group, **{r.name: r for r in references})
@@ -48,13 +59,30 @@ def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
         return _activate(op, y, activation)
 
     formal = [*INPUTS, *(["residual"] if residual else [])]
+    attributes = _formal_attributes(activation)
+    return _build(trace, domain, name, formal, attributes, opset)
+
+
+def kernel_body(opset: int) -> ir.Function:
+    """Unpacks the dense kernel W (K, C/group, *kernel) from basis, values and positions."""
+
+    def trace(op: Any, basis: ir.Value, values: ir.Value, code: ir.Value) -> ir.Value:
+        return _dense_kernel(op, basis, _coefficients(op, values, code))
+
+    attributes = [ir.Attr(key, kind, None) for key, kind in _PACKING.items()]
+    return _build(trace, PORTABLE_DOMAIN, KERNEL_NAME, list(INPUTS[1:4]), attributes, opset)
+
+
+def _build(
+    trace: Any, domain: str, name: str, formal: list[str], attributes: list[ir.Attr], opset: int
+) -> ir.Function:
     function = build_function(
         trace,
         [ir.Value(name=key) for key in formal],
         domain=domain,
         name=name,
-        attributes=_formal_attributes(activation),
-        opset_imports={"": opset},
+        attributes=attributes,
+        opset_imports={"": opset, PORTABLE_DOMAIN: DOMAIN_VERSION},
     )
     _shorten(function)
     return function
@@ -162,9 +190,12 @@ def _slice(op: Any, x: ir.Value, start: int, end: int) -> ir.Value:
 
 def add_functions(model: ir.Model, names: Sequence[str], domain: str = DOMAIN) -> None:
     """Stores the bodies of the named operators in a model, for its own standard opset."""
-    if names:
-        model.graph.opset_imports[domain] = DOMAIN_VERSION
+    if not names:
+        return
     opset = model.graph.opset_imports[""]
-    for name in sorted(set(names)):
-        function = function_body(name, opset, domain)
-        model.functions[function.identifier()] = function
+    for used in (domain, PORTABLE_DOMAIN):
+        model.graph.opset_imports[used] = DOMAIN_VERSION
+    bodies = [function_body(name, opset, domain) for name in sorted(set(names))]
+    functions = [kernel_body(opset), *model.functions.values(), *bodies]
+    model.functions.clear()  # onnx.reference wants functions before those that call them
+    model.functions.update({function.identifier(): function for function in functions})

@@ -6,6 +6,7 @@ import pytest
 
 from passes.cleanup import finish, prepare
 from passes.framework import ConfigError, Context, PlanError
+from passes.fuse import FusePass
 from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
 from passes.select import FORMS, SelectConfig, SelectPass
@@ -13,6 +14,7 @@ from runtimes import ort
 from runtimes.operators import DOMAIN, PORTABLE_DOMAIN
 from tests.passes.contract_models import Builder
 
+FASTEST = SelectConfig(form="fastest")
 FAST = {
     "native": {"native": 1.0, "portable": 2.0, "two-stage": 3.0},
     "portable": {"native": 2.0, "portable": 1.0, "two-stage": 3.0},
@@ -28,8 +30,7 @@ def decomposed(shape=("N", 3, 9, 7)):
     model = prepare(ir.from_proto(net.model(net.op("Relu", y), shape=shape)))
     step = PenniPass(PenniConfig(rank=3, min_weights=0))
     step.apply(model, step.analyse(model))
-    for follower in step.followers():
-        follower(model)
+    FusePass()(model)
     return model
 
 
@@ -42,13 +43,14 @@ def run(model):
 def test_the_fastest_form_is_taken_if_it_wins_clearly(case) -> None:
     model = decomposed()
     before = run(model)
-    step = SelectPass(context=Context(timer=lambda forms: FAST[case]))
+    step = SelectPass(FASTEST, Context(timer=lambda forms: FAST[case]))
     plan = step.analyse(model)
     step.apply(model, plan)
     domains = {node.domain for node in finish(model).graph if "Decomposed" in node.op_type}
     expected = {"portable": {PORTABLE_DOMAIN}, "two-stage": set()}.get(case, {DOMAIN})
     assert domains == expected
-    assert {key for key in model.graph.opset_imports if key} == expected
+    imported = {key for key in model.graph.opset_imports if key}
+    assert imported == (expected | {PORTABLE_DOMAIN} if expected else set())
     assert all(f"native {FAST[case]['native']:.3g} ms" in layer.reason for layer in plan.layers)
     np.testing.assert_allclose(run(model), before, rtol=1e-5, atol=1e-6)
 
@@ -70,19 +72,20 @@ def test_forms_that_are_timed_compute_the_layer() -> None:
         seen.append((set(forms), len(feeds)))
         return FAST["native"]
 
-    SelectPass(context=Context(timer=timer)).analyse(model)
+    SelectPass(FASTEST, Context(timer=timer)).analyse(model)
     assert seen == [(set(FORMS), 1), (set(FORMS), 2)]  # the second has a residual input
 
 
 def test_layers_of_unknown_size_stay() -> None:
     model = decomposed(("N", 3, "H", "W"))
-    plan = SelectPass(context=Context(timer=lambda forms: FAST["portable"])).analyse(model)
+    context = Context(timer=lambda forms: FAST["portable"])
+    plan = SelectPass(FASTEST, context).analyse(model)
     assert not plan.applied and "unknown" in plan.layers[0].reason
 
 
 def test_without_measurements_the_fastest_cannot_be_chosen() -> None:
     with pytest.raises(ConfigError, match="--optimize-for latency"):
-        SelectPass().analyse(decomposed())
+        SelectPass(FASTEST).analyse(decomposed())
     with pytest.raises(ConfigError, match="margin"):
         SelectConfig(margin=1.0)
 
@@ -94,3 +97,15 @@ def test_a_plan_for_another_model_is_refused() -> None:
     SelectPass(SelectConfig(form="two-stage"))(other)
     with pytest.raises(PlanError, match="no form 'portable'"):
         step.apply(other, plan)
+
+
+@pytest.mark.parametrize(("density", "form"), [(0.9, "portable"), (0.05, "native")])
+def test_the_number_of_macs_decides_without_measurements(density, form) -> None:
+    net = Builder()
+    x = net.conv("x", 3, 32, pads=[1] * 4)
+    model = prepare(ir.from_proto(net.model(net.conv(x, 32, 64, pads=[1] * 4))))
+    step = PenniPass(PenniConfig(rank=6, density=density))
+    step.apply(model, step.analyse(model))
+    [layer] = SelectPass().analyse(model).layers
+    share = (32 * 6 * 9 + density * 64 * 32 * 6) / (64 * 32 * 9)
+    assert layer.settings["form"] == form and f"{share:.2f} of the dense" in layer.reason
