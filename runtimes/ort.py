@@ -61,6 +61,8 @@ def session_options(
     options.log_severity_level = FATAL_ONLY
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Models are often run in turns: threads of the one that has ended must not keep a core busy.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if disable_optimisation:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile_prefix is not None:

@@ -4,6 +4,7 @@ A process of its own, because torch's build helper loads what it has built, and 
 large. The library needs neither torch nor Python when it runs.
 """
 
+import platform
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ COMPILER_FLAGS = (
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
+    # Or gcc may move integers by way of MMX registers, which breaks the x87 unit of its callers.
+    *(["-mno-mmx"] if platform.machine().lower() in ("x86_64", "amd64") else []),
 )
 LINKER_FLAGS = ("-Wl,--as-needed", "-lstdc++") if sys.platform == "linux" else ()
 """The C++ library comes first, or its symbols would be found in torch's libraries."""

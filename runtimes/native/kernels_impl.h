@@ -13,6 +13,8 @@
 
 #define OPTC_UNROLL _Pragma("GCC unroll 16")
 
+static_assert(kLanes <= kMaxLanes, "a mask has a bit for each lane");
+
 inline Vector splat(float value) { return value - Vector{}; }
 
 inline Vector load(const float* p) {
@@ -119,7 +121,7 @@ void responses(const ResponseArgs& a) {
   }
 }
 
-// Ends the sum of one vector: bias or earlier blocks, residual, activation.
+// Ends the sum of one vector: bias or earlier passes, residual, activation.
 inline Vector finish(const RowArgs& a, Vector sum, Vector before, const float* residual) {
   sum += before;
   if (!a.last) return sum;

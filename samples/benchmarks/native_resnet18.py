@@ -128,7 +128,10 @@ class ResNet18:
         return self.node("Relu", [x])
 
     def node(
-        self, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, object] | None = None
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Mapping[str, object] | None = None,
     ) -> ir.Value:
         """A standard node of one output."""
         return self.append(ir.node(op_type, inputs, attributes or {}))  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 // How near the native kernel's two stages come to the machine's peak, on one core.
 //
-//     g++ -std=c++17 -O3 -ffp-contract=fast -Iruntimes/native samples/benchmarks/native_roofline.cpp
-//         $(ls runtimes/native/*.cpp | grep -v library) -o /tmp/roofline && /tmp/roofline
+//     g++ -std=c++17 -O3 -ffp-contract=fast -mno-mmx -Iruntimes/native -o /tmp/roofline
+//         samples/benchmarks/native_roofline.cpp $(ls runtimes/native/*.cpp | grep -v library)
 //
 // Random weights. A stage's rate counts the multiply-adds that it must do (taps for responses,
 // nonzero coefficients for the coefficient stage). The yardstick is a loop of fused multiply-adds

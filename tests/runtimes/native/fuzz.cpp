@@ -227,6 +227,20 @@ void verify(const Layer& layer, const std::vector<int64_t>& shape, const float* 
   }
 }
 
+// Code that leaves values in the MMX registers breaks the x87 arithmetic of its caller.
+void check_x87() {
+#if defined(__x86_64__)
+  struct {
+    uint32_t control, status, tags, rest[4];
+  } environment;
+  asm volatile("fnstenv %0\n\tfldenv %0" : "+m"(environment));
+  if ((environment.tags & 0xffff) != 0xffff) {
+    std::puts("the x87 registers are in use");
+    std::exit(1);
+  }
+#endif
+}
+
 // Whether the layer was accepted.
 bool run(const Layer& layer, bool sound, const Kernels& kernels) {
   try {
@@ -268,6 +282,7 @@ int main(int, char** argv) {
     if (!sound) damage(layer);
     for (const Kernels* kernels : variants) {
       run(layer, sound, *kernels) ? ++ran : ++refused;
+      check_x87();
     }
   }
   std::printf("%ld ran, %ld refused, %zu variants\n", ran, refused, variants.size());

@@ -167,3 +167,13 @@ def test_residual_of_another_shape_is_an_error() -> None:
     session = ort.session(layer.model().SerializeToString(), native=library())
     with pytest.raises(ort.SessionError, match="residual does not have the shape"):
         ort.run(session, {**layer.feeds, "r": np.zeros((1, 4, 8, 1), np.float32)})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("options", SWEEP.values(), ids=SWEEP)
+def test_the_x87_unit_is_left_as_it_was(
+    variant: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_variant(variant, monkeypatch)
+    run_native(random_layer(6, **options))
+    assert np.longdouble(1) + np.longdouble(2) == 3  # NaN after a use of the MMX registers

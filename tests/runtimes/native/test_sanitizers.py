@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtimes.native.compile import FOLDER
+from runtimes.native.compile import COMPILER_FLAGS, FOLDER
 
 DRIVER = Path(__file__).with_name("fuzz.cpp")
 KERNEL = sorted(path for path in FOLDER.glob("*.cpp") if path.name != "library.cpp")
@@ -18,7 +18,7 @@ def build_driver(folder: Path, sanitizers: str) -> Path:
     if compiler is None:
         pytest.skip("no C++ compiler")
     driver = folder / "fuzz"
-    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=fast", "-pthread", f"-I{FOLDER}"]
+    flags = [*COMPILER_FLAGS, "-O1", "-g", "-pthread", f"-I{FOLDER}"]
     flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     done = subprocess.run(
         [compiler, *flags, str(DRIVER), *map(str, KERNEL), "-o", str(driver)],
