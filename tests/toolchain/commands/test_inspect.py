@@ -124,7 +124,7 @@ def test_operators_of_the_domain_are_named_with_it(
     save_model(net.model(net.decomposed(net.input("N", 4, 8, 8), weights, "layer")), path)
     result = document(capsys, path)
     assert result["operators"] == {"optc::DecomposedConv": 1}
-    assert result["opsets"] == {"": 18, "optc": 1}
+    assert result["opsets"] == {"": 18, "optc": 1, "optc.portable": 1}
     [layer] = result["layers"]
     assert layer["cost"]["parameters"] == basis.size + coefficients.size
 
