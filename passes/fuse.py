@@ -76,8 +76,9 @@ class FusePass(CompressionPass):
             tail = find_tail(node)
             if any(other.name in taken for other in tail.nodes):
                 tail = Tail(stop="the Add behind it goes to the other operand")
-            taken.update(other.name for other in tail.nodes)
             layers.append(self._decide(node, tail, costs))
+            if layers[-1].applies:
+                taken.update(other.name for other in tail.nodes)
         return Plan(pass_name=self.name, config={}, layers=tuple(layers))
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:

@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from passes.cleanup import finish, prepare
-from passes.framework import PlanError
+from passes.framework import Context, PlanError
 from passes.fuse import FusePass
 from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
@@ -135,3 +135,9 @@ def test_a_plan_for_another_model_is_refused() -> None:
     plan = FusePass().analyse(decomposed(residual))
     with pytest.raises(PlanError, match="DecomposedConvAddRelu"):
         FusePass().apply(decomposed(lambda net: residual(net, "")), plan)
+
+
+def test_an_excluded_layer_leaves_the_add_to_the_other_operand() -> None:
+    model = decomposed(lambda net: net.op("Add", conv(net, "x"), conv(net, "x")))
+    plan = FusePass(context=Context(exclude=("conv0",))).analyse(model)
+    assert [layer.action for layer in plan.layers] == ["keep", "apply"]
