@@ -98,17 +98,17 @@ class PenniPass(CompressionPass):
             if not _is_conv(node):
                 continue
             name = layer_name(node)
-            layer, reason = _read(node)
-            refusal = reason or self.context.exclusion(name) or self._refusal(layer)
-            if refusal is not None or layer is None:
-                reasons[name] = refusal or ""
-            else:
+            layer, refusal = _read(node)
+            if layer is not None:
+                refusal = self.context.exclusion(name) or self._refusal(layer)
+            if layer is not None and refusal is None:
                 layers.append(layer)
+            else:
+                reasons[name] = refusal or ""
         return layers, reasons
 
-    def _refusal(self, layer: ConvLayer | None) -> str | None:
-        """Why a layer is not worth or not able to be decomposed."""
-        assert layer is not None
+    def _refusal(self, layer: ConvLayer) -> str | None:
+        """Why a layer is not worth to be decomposed."""
         group, channels = layer.geometry.group, layer.weight.shape[1]
         if group > 1:
             kind = "depthwise" if channels == 1 else f"{group} groups"

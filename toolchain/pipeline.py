@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -13,6 +12,7 @@ from passes import PASSES
 from passes.cleanup import OpsetError, finish, prepare
 from passes.framework import CompressionPass, ConfigError, Context, Plan, PlanError, Progress
 from passes.lower import LowerPass
+from passes.select import SelectPass
 from runtimes.ort import SessionError
 from toolchain.data import Data, random_data
 from toolchain.environment import environment
@@ -105,7 +105,7 @@ def transform(
     with watch.stage("prepare"):
         model = _prepared(job)
     context = _context(job, watch, progress)
-    model, plans = _run_passes(job, model, context, watch)
+    plans = _run_passes(job, model, context, watch)
     result = TransformResult(
         input=job.summary,
         output=None,
@@ -155,10 +155,8 @@ def _context(job: Job, watch: Stopwatch, progress: Progress) -> Context:
     )
 
 
-def _run_passes(
-    job: Job, model: ir.Model, context: Context, watch: Stopwatch
-) -> tuple[ir.Model, list[Plan]]:
-    """Analyses and applies every pass; in a dry run only as far as later passes need it."""
+def _run_passes(job: Job, model: ir.Model, context: Context, watch: Stopwatch) -> list[Plan]:
+    """Analyses and applies every pass in place; in a dry run only what later passes need."""
     todo = _passes(job, context)
     plans: list[Plan] = []
     for index, (step, stored) in enumerate(todo):
@@ -170,10 +168,12 @@ def _run_passes(
                 plan = _apply(step, model, plan, job.path)
         plans.append(plan)
         if not job.dry_run and plan.applied:
-            stored_names = {stored.pass_name for stored in job.plans}
-            followers = [each for each in step.followers() if each.name not in stored_names]
+            others = {stored.pass_name for stored in job.plans}
+            if job.timer is not None:
+                others.add(SelectPass.name)  # forms will be measured, not predicted
+            followers = [each for each in step.followers() if each.name not in others]
             plans += _follow_up(followers, model, job.path, watch)
-    return model, plans
+    return plans
 
 
 def _passes(job: Job, context: Context) -> list[tuple[CompressionPass, Plan | None]]:
@@ -271,7 +271,5 @@ def _verify(job: Job, staged: Path, plans: Sequence[Plan], progress: Progress) -
 
 def failure(result: TransformResult) -> str | None:
     """Why a result was rejected, in one line, or None."""
-    lines: list[Any] = list(result.missed_gates)
-    if result.verification is not None:
-        lines = [*result.verification.failures, *lines]
-    return "; ".join(lines) or None
+    failures = result.verification.failures if result.verification is not None else ()
+    return "; ".join([*failures, *result.missed_gates]) or None
