@@ -7,7 +7,7 @@ executes a plan, its own or one read from a file, and decides nothing.
 
 import fnmatch
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +41,17 @@ class Cost:
     parameters: int
     macs: int | None
     nbytes: int
+
+
+def sum_costs(costs: Iterable[Cost]) -> Cost:
+    """The total; its work is unknown if that of any part is."""
+    parts = list(costs)
+    macs = [part.macs for part in parts if part.macs is not None]
+    return Cost(
+        parameters=sum(part.parameters for part in parts),
+        macs=sum(macs) if len(macs) == len(parts) else None,
+        nbytes=sum(part.nbytes for part in parts),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

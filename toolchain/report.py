@@ -5,7 +5,6 @@ same result gives the same bytes.
 """
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -13,12 +12,12 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import yaml
 
 from passes.framework import Plan
 from toolchain import report_parts as parts
+from toolchain.console import finite
 from toolchain.errors import UsageError
 from toolchain.results import TransformResult
 from toolchain.svg import Series, bar_chart, dot_plot
@@ -73,7 +72,7 @@ def ensure_report_writable(directory: Path) -> None:
 
 def render_json(result: TransformResult) -> str:
     """The result as JSON text; numbers that are not finite become null."""
-    return json.dumps(_finite(result.to_json()), indent=2, allow_nan=False) + "\n"
+    return json.dumps(finite(result.to_json()), indent=2, allow_nan=False) + "\n"
 
 
 def render_html(result: TransformResult) -> str:
@@ -134,7 +133,7 @@ def _plan(plan: Plan) -> str:
 
 
 def _parameters_chart(plan: Plan) -> str:
-    if not plan.layers:
+    if all(layer.before.parameters == layer.after.parameters for layer in plan.layers):
         return ""
     chart = bar_chart(
         title=f"Parameters of each layer before and after {plan.pass_name}",
@@ -148,11 +147,7 @@ def _parameters_chart(plan: Plan) -> str:
 
 
 def _errors_chart(plan: Plan) -> str:
-    layers = [
-        layer
-        for layer in plan.applied
-        if layer.predicted_error is not None or layer.measured_error is not None
-    ]
+    layers = [layer for layer in plan.applied if layer.predicted_error or layer.measured_error]
     if not layers:
         return ""
     chart = dot_plot(
@@ -179,13 +174,3 @@ def _recipe(result: TransformResult) -> str:
     plain = json.loads(json.dumps(result.recipe))
     text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     return text
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value

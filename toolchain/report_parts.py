@@ -6,7 +6,7 @@ All text that comes from a model, a path or a recipe is escaped here.
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from passes.framework import Cost, LayerDecision, Plan, Setting
+from passes.framework import Cost, LayerDecision, Plan, Setting, sum_costs
 from toolchain.results import ModelSummary, TransformResult, Verification
 from toolchain.svg_scale import compact
 
@@ -21,8 +21,8 @@ def cost_after(result: TransformResult) -> Cost:
     if result.output is not None:
         return _cost(result.output)
     layers = [layer for plan in result.plans for layer in plan.layers]
-    old = _sum_costs(layer.before for layer in layers)
-    new = _sum_costs(layer.after for layer in layers)
+    old = sum_costs(layer.before for layer in layers)
+    new = sum_costs(layer.after for layer in layers)
     known = before.macs is not None and old.macs is not None and new.macs is not None
     return Cost(
         parameters=before.parameters - old.parameters + new.parameters,
@@ -58,8 +58,8 @@ def layer_table(plan: Plan) -> str:
     head = "".join(_heading(name) for name in HEADINGS)
     head += "".join(_heading(name, number=True) for name in numbers) + _heading("Reason")
     rows = "".join(f"<tr>{_layer_row(layer, settings)}</tr>" for layer in plan.layers)
-    before = _sum_costs(layer.before for layer in plan.layers)
-    after = _sum_costs(layer.after for layer in plan.layers)
+    before = sum_costs(layer.before for layer in plan.layers)
+    after = sum_costs(layer.after for layer in plan.layers)
     foot = (
         f'<th scope="row">Total</th><td colspan="{len(HEADINGS) - 1 + len(settings)}"></td>'
         f'{_cost_cells(before, after)}<td colspan="3"></td>'
@@ -193,16 +193,6 @@ def _cost_cells(before: Cost, after: Cost) -> str:
 
 def _figures(cost: Cost) -> tuple[int | None, ...]:
     return cost.parameters, cost.macs, cost.nbytes
-
-
-def _sum_costs(costs: Iterable[Cost]) -> Cost:
-    costs = list(costs)
-    macs = [cost.macs for cost in costs]
-    return Cost(
-        parameters=sum(cost.parameters for cost in costs),
-        macs=None if None in macs else sum(each for each in macs if each is not None),
-        nbytes=sum(cost.nbytes for cost in costs),
-    )
 
 
 def _cost(model: ModelSummary) -> Cost:

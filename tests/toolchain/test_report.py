@@ -168,3 +168,14 @@ def test_a_model_that_blew_up_still_has_a_report(error, tmp_path) -> None:
     checks = replace(failed.verification, outputs=(output,))
     plans = (replace(failed.plans[0], layers=layers),)
     assert write_report(replace(failed, plans=plans, verification=checks), tmp_path)
+
+
+def test_a_pass_that_only_moves_things_has_no_charts() -> None:
+    passed = results.result(4, 0)
+    layers = tuple(
+        replace(layer, after=layer.before, predicted_error=0.0, measured_error=None)
+        for layer in passed.plans[0].layers
+    )
+    page = render_html(replace(passed, plans=(replace(passed.plans[0], layers=layers),)))
+    assert "Parameters of each layer" not in page and "Error of each" not in page
+    assert "Parameters of each layer" in render_html(passed)

@@ -1,7 +1,6 @@
 """`optc passes`: what can be given to ``--pass``, with all options."""
 
 import dataclasses
-import difflib
 import types
 import typing
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from passes.framework import CompressionPass
 from toolchain.commands.options import json_option
 from toolchain.console import print_json, print_table, say
 from toolchain.errors import UsageError
+from toolchain.recipe import did_you_mean
 
 SCHEMA = "optc-passes/1"
 
@@ -23,9 +23,7 @@ SCHEMA = "optc-passes/1"
 def command(name: str | None, as_json: bool) -> None:
     """List the passes, or describe the options of one."""
     if name is not None and name not in PASSES:
-        near = difflib.get_close_matches(name, PASSES, n=1)
-        hint = f", did you mean '{near[0]}'?" if near else f" (known: {', '.join(PASSES)})"
-        raise UsageError(f"unknown pass '{name}'{hint}")
+        raise UsageError(f"unknown pass '{name}'{did_you_mean(name, PASSES)}")
     chosen = PASSES if name is None else {name: PASSES[name]}
     if as_json:
         print_json({"schema": SCHEMA, "passes": [describe(each) for each in chosen.values()]})

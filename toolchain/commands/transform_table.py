@@ -1,8 +1,6 @@
 """The table of `optc transform`: every layer before and after, totals last."""
 
-from collections.abc import Iterable
-
-from passes.framework import Cost, LayerDecision, Plan
+from passes.framework import Cost, LayerDecision, Plan, sum_costs
 from toolchain.console import (
     UNKNOWN,
     format_bytes,
@@ -44,8 +42,8 @@ def _row(layer: LayerDecision) -> list[str]:
 
 
 def _total(plan: Plan) -> list[str]:
-    before = _sum(layer.before for layer in plan.layers)
-    after = _sum(layer.after for layer in plan.layers)
+    before = sum_costs(layer.before for layer in plan.layers)
+    after = sum_costs(layer.after for layer in plan.layers)
     return ["total", *_costs(before, after), "", "", _rewritten(plan)]
 
 
@@ -58,16 +56,6 @@ def _costs(before: Cost, after: Cost) -> list[str]:
     for key in ("parameters", "macs"):
         cells += [format_count(getattr(before, key)), format_count(getattr(after, key))]
     return [*cells, format_bytes(before.nbytes), format_bytes(after.nbytes)]
-
-
-def _sum(costs: Iterable[Cost]) -> Cost:
-    each = list(costs)
-    macs = [cost.macs for cost in each if cost.macs is not None]
-    return Cost(
-        parameters=sum(cost.parameters for cost in each),
-        macs=sum(macs) if len(macs) == len(each) else None,
-        nbytes=sum(cost.nbytes for cost in each),
-    )
 
 
 def _error(error: float | None) -> str:
