@@ -68,7 +68,11 @@ def missed_gates(
 
 def _size(limit: float, sizes: tuple[int, int]) -> str | None:
     share = sizes[1] / sizes[0]
-    return None if share <= limit else f"it has {share:.3f} of the size, --max-size is {limit:g}"
+    return (
+        None
+        if share <= limit
+        else f"the result has {share:.3f} of the size, --max-size is {limit:g}"
+    )
 
 
 def _drop(limit: float, data: Data, models: tuple[Path, Path]) -> str | None:
@@ -91,4 +95,8 @@ def _speedup(
         for path, nbytes, library in zip(models, sizes, (None, native), strict=True)
     ]
     ratio = bench(candidates, BenchConfig())[1].speedup.ratio
-    return None if ratio >= limit else f"it is {ratio:.2f}× as fast, --min-speedup is {limit:g}"
+    return (
+        None
+        if ratio >= limit
+        else f"the result is {ratio:.2f}× as fast, --min-speedup is {limit:g}"
+    )
