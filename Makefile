@@ -46,7 +46,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard samples/*.py samples/benchmarks/*.py)
+	$(BIN)/mypy --explicit-package-bases $(wildcard samples/*.py samples/*/*.py)
 
 clean:
 	rm -rf $(OUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ All are zero with zero gradient for a tensor of zeros, and a group of zeros gets
 Half-precision tensors are computed in float32, also under autocast.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +53,16 @@ element: every one on its own. output, input: channels of a weight (K, C, ...), 
 pair: an (output, input) pair of (K, C, ...), its kernel or its coefficients. row, column: lines of
 matrices (..., R, C). A tuple: the axes that a group extends over.
 """
+
+LEAST_AXES: Mapping[GroupName, int] = {
+    "element": 0,
+    "output": 2,
+    "input": 2,
+    "pair": 3,
+    "row": 2,
+    "column": 2,
+}
+"""Axes that a tensor must have."""
 
 Regularizer = Callable[[Tensor, Groups], Tensor]
 
@@ -109,7 +119,7 @@ def group_norms(x: Tensor, groups: Groups) -> Tensor:
         return x.abs()
     if isinstance(groups, Blocks):
         return safe_sqrt(_block_sums(x.square(), groups))
-    return safe_sqrt(x.square().sum(dim=_axes(x, groups)))
+    return safe_sqrt(x.square().sum(dim=group_axes(x.shape, groups)))
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
@@ -118,40 +128,41 @@ def safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)
 
 
-def _axes(x: Tensor, groups: GroupName | tuple[int, ...]) -> tuple[int, ...]:
-    """Axes over which the elements of a group are summed."""
-    needed = {"output": 2, "input": 2, "pair": 3, "row": 2, "column": 2}
-    if not isinstance(groups, tuple):
-        if groups not in needed:
-            raise ValueError(f"unknown groups '{groups}', known are element, {', '.join(needed)}")
-        if x.ndim < needed[groups]:
-            raise ValueError(
-                f"groups '{groups}' need {needed[groups]} axes or more, the tensor is "
-                f"{tuple(x.shape)}"
-            )
-    match groups:
-        case "output":
-            return tuple(range(1, x.ndim))
-        case "input":
-            return (0, *range(2, x.ndim))
-        case "pair":
-            return tuple(range(2, x.ndim))
-        case "row":
-            return (-1,)
-        case "column":
-            return (-2,)
-    assert isinstance(groups, tuple)
-    return groups
+def group_axes(shape: Sequence[int], groups: GroupName | tuple[int, ...]) -> tuple[int, ...]:
+    """Axes of a tensor that a group extends over; none for elements.
+
+    Raises:
+        ValueError: the tensor has too few axes, or the name is unknown.
+    """
+    if isinstance(groups, tuple):
+        return groups
+    if groups not in LEAST_AXES:
+        raise ValueError(f"unknown groups '{groups}', known are {', '.join(LEAST_AXES)}")
+    if len(shape) < LEAST_AXES[groups]:
+        raise ValueError(
+            f"groups '{groups}' need {LEAST_AXES[groups]} axes or more, the tensor is "
+            f"{tuple(shape)}"
+        )
+    return {
+        "element": (),
+        "output": tuple(range(1, len(shape))),
+        "input": (0, *range(2, len(shape))),
+        "pair": tuple(range(2, len(shape))),
+        "row": (-1,),
+        "column": (-2,),
+    }[groups]
 
 
 def _block_sums(squares: Tensor, blocks: Blocks) -> Tensor:
     """Sums over tiles of (..., R, C), (..., ⌈R/rows⌉, ⌈C/columns⌉)."""
     if squares.ndim < 2:
         raise ValueError(f"blocks need a matrix, the tensor is {tuple(squares.shape)}")
-    missing = (-squares.shape[-1] % blocks.columns, -squares.shape[-2] % blocks.rows)
-    padded = torch.nn.functional.pad(squares, (0, missing[0], 0, missing[1]))
-    tiles = padded.unflatten(-1, (-1, blocks.columns)).unflatten(-3, (-1, blocks.rows))
-    return tiles.sum(dim=(-3, -1))  # (..., R', rows, C', columns)
+    *leading, R, C = squares.shape
+    height, width = -(-R // blocks.rows), -(-C // blocks.columns)
+    missing = (0, width * blocks.columns - C, 0, height * blocks.rows - R)
+    padded = torch.nn.functional.pad(squares, missing)
+    tiles = padded.reshape(*leading, height, blocks.rows, width, blocks.columns)
+    return tiles.sum(dim=(-3, -1))
 
 
 def _full_precision(x: Tensor) -> Tensor:

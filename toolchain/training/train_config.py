@@ -1,0 +1,73 @@
+"""Options of a training run, and what follows from them alone."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from passes.framework import ConfigError
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of a run."""
+
+    epochs: int = field(metadata={"help": "passes over the training data"})
+    optimizer: Literal["sgd", "adam"] = _option("sgd", "SGD with Nesterov momentum, or Adam")
+    lr: float = _option(0.1, "learning rate at the start")
+    momentum: float = _option(0.9, "of SGD")
+    weight_decay: float = _option(0.0, "factor of L2 in the optimiser")
+    schedule: Literal["constant", "cosine", "step"] = _option("cosine", "of the learning rate")
+    milestones: tuple[float, ...] = _option((0.5, 0.75), "of 'step': shares of the run")
+    decay: float = _option(0.1, "of 'step': factor at each milestone")
+    precision: Literal["float32", "bfloat16"] = _option("float32", "of activations")
+    channels_last: bool = _option(True, "keep images as (N, H, W, C) in memory")
+    evaluate_every: int = _option(1, "epochs from one evaluation to the next; the last has one")
+    seed: int = _option(0, "of order, augmentation and dropout")
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            ConfigError: a value makes no sense.
+        """
+        for name, least in (("epochs", 1), ("evaluate_every", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"lr is {self.lr:g}, expected more than 0")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay is {self.weight_decay:g}, expected 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum is {self.momentum:g}, expected 0 or more, below 1")
+        if not all(0 < share < 1 for share in self.milestones):
+            raise ConfigError(f"milestones are {self.milestones}, expected shares between 0 and 1")
+
+    def learning_rate(self, progress: float) -> float:
+        """At a share of the run between 0 and 1."""
+        match self.schedule:
+            case "constant":
+                return self.lr
+            case "cosine":
+                return self.lr * (1 + math.cos(math.pi * progress)) / 2
+            case "step":
+                passed = sum(progress >= share for share in self.milestones)
+                return float(self.lr * self.decay**passed)
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Over all parameters, so that those frozen for a while keep their state."""
+        if self.optimizer == "adam":
+            return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            model.parameters(),
+            self.lr,
+            momentum=self.momentum,
+            nesterov=self.momentum > 0,
+            weight_decay=self.weight_decay,
+        )
