@@ -1,8 +1,8 @@
 // Bounded fuzz of the kernel's own functions, to be built with sanitizers: fuzz SECONDS SEED.
 //
 // Draws layers and stores them compactly; some are then damaged. A sound layer must give the
-// float64 result on every instruction set of this processor, from two threads at once; a damaged
-// one must be refused or run without touching memory that is not its own. X and Y end at a page
+// float64 result on every instruction set of this processor, for two runs at once of two threads each
+// and images of different sizes; a damaged one must be refused or run without touching memory that is not its own. X and Y end at a page
 // that must not be touched, because sanitizers do not see vector loads.
 #include <sys/mman.h>
 #include <unistd.h>
@@ -179,11 +179,11 @@ size_t product(const std::vector<int64_t>& shape) {
 }
 
 // Y[n, k, row, column] by definition, in float64.
-double expected(const Layer& layer, const Geometry& g, const float* x, int64_t n, int64_t k,
-                int64_t row, int64_t column) {
+double expected(const Layer& layer, const Geometry& g, const std::vector<int64_t>& x_shape,
+                const float* x, int64_t n, int64_t k, int64_t row, int64_t column) {
   const Attributes& a = layer.attributes;
-  const int64_t Cg = a.coefficient_shape[1], M = a.coefficient_shape[2], C = layer.x_shape[1];
-  const int64_t W = layer.x_shape.back(), H = g.rank == 2 ? layer.x_shape[2] : 1;
+  const int64_t Cg = a.coefficient_shape[1], M = a.coefficient_shape[2], C = x_shape[1];
+  const int64_t W = x_shape.back(), H = g.rank == 2 ? x_shape[2] : 1;
   double sum = layer.bias.empty() ? 0 : layer.bias[size_t(k)];
   for (int64_t c = 0; c < Cg; ++c) {
     const int64_t channel = k / (a.coefficient_shape[0] / a.group) * Cg + c;
@@ -204,19 +204,40 @@ double expected(const Layer& layer, const Geometry& g, const float* x, int64_t n
   return sum;
 }
 
-void verify(const Layer& layer, const std::vector<int64_t>& shape, const float* x,
-            const float* residual, const float* y, const char* isa) {
+// One run of a layer, with an image of its own size.
+struct Call {
+  std::vector<int64_t> x_shape, shape;  // of X and Y
+  Guarded x, residual, y;
+  const float* added;
+
+  Call(const DecomposedConv& conv, const std::vector<int64_t>& size)
+      : x_shape(size),
+        shape(conv.output_shape(size)),
+        x(product(x_shape)),
+        residual(product(shape)),
+        y(product(shape)),
+        added(draw(0, 1) ? residual.data() : nullptr) {}
+
+  void run(const DecomposedConv& conv) {
+    TwoThreads pool;
+    conv.run(x.data(), x_shape, added, y.data(), pool);
+  }
+};
+
+void verify(const Layer& layer, Call& call, const char* isa) {
   const Geometry g = read_geometry(layer.attributes, layer.basis_shape);
+  const std::vector<int64_t>& shape = call.shape;
   const int64_t width = shape.back(), height = g.rank == 2 ? shape[2] : 1;
   double error = 0, norm = 0;
   size_t at = 0;
   for (int64_t n = 0; n < shape[0]; ++n) {
     for (int64_t k = 0; k < shape[1]; ++k) {
       for (int64_t p = 0; p < height * width; ++p, ++at) {
-        double want = expected(layer, g, x, n, k, p / width, p % width);
-        if (residual) want += residual[at];
+        double want = expected(layer, g, call.x_shape, call.x.data(), n, k, p / width, p % width);
+        if (call.added) want += call.added[at];
         if (layer.attributes.clamp) want = std::min(std::max(want, -1.0), 1.0);
-        error += (want - y[at]) * (want - y[at]);
+        const double difference = want - call.y.data()[at];
+        error += difference * difference;
         norm += want * want;
       }
     }
@@ -245,13 +266,17 @@ void check_x87() {
 bool run(const Layer& layer, bool sound, const Kernels& kernels) {
   try {
     const DecomposedConv conv(layer.attributes, layer.constants(), kernels);
-    const std::vector<int64_t> shape = conv.output_shape(layer.x_shape);
-    if (product(shape) > (1 << 22)) return false;  // huge padding: right, but slow
-    Guarded x(product(layer.x_shape)), residual(product(shape)), y(product(shape));
-    TwoThreads pool;
-    const float* added = draw(0, 1) ? residual.data() : nullptr;
-    conv.run(x.data(), layer.x_shape, added, y.data(), pool);
-    if (sound) verify(layer, shape, x.data(), added, y.data(), kernels.isa);
+    std::vector<int64_t> wider = layer.x_shape;
+    ++wider.back();
+    if (product(conv.output_shape(wider)) > (1 << 22)) return false;  // huge padding: right, but slow
+    Call call(conv, layer.x_shape), other(conv, wider);
+    std::thread at_once([&] { other.run(conv); });
+    call.run(conv);
+    at_once.join();
+    if (sound) {
+      verify(layer, call, kernels.isa);
+      verify(layer, other, kernels.isa);
+    }
     return true;
   } catch (const Error&) {
     return false;
