@@ -195,8 +195,8 @@ Operator make_operator(const char* name, bool residual, bool relu, bool clip) {
   op.GetOutputCharacteristic = [](Op, size_t) { return ORT_REQUIRED; };
   op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](Op) { return 1; };
   op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](Op) { return 1; };
-  // InferOutputShapeFn stays null: before calling it, onnxruntime 1.22 reads the type of an optional
-  // input that the node leaves out, and crashes.
+  // InferOutputShapeFn stays null: before it calls one, onnxruntime 1.22 reads the type of an
+  // optional input that the node leaves out, and crashes.
   op.GetStartVersion = [](Op) { return 1; };
   op.GetEndVersion = [](Op) { return std::numeric_limits<int>::max(); };
   op.CreateKernelV2 = create_kernel;

@@ -1,5 +1,6 @@
-// The part of onnxruntime_c_api.h that run_model.cpp calls, for those who have onnxruntime from pip,
-// which ships no headers. OrtApi only ever grows at its end, so places hold for all later versions.
+// The part of onnxruntime_c_api.h that run_model.cpp calls, for those who have onnxruntime from
+// pip, which ships no headers. OrtApi only ever grows at its end, so the places below hold for all
+// later versions.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +30,8 @@ struct OrtApi {
   const char* (*GetErrorMessage)(const OrtStatus*);
   OrtStatus* (*CreateEnv)(OrtLoggingLevel, const char* name, OrtEnv**);
   void* before_7[3];
-  OrtStatus* (*CreateSession)(const OrtEnv*, const char* path, const OrtSessionOptions*, OrtSession**);
+  OrtStatus* (*CreateSession)(const OrtEnv*, const char* path, const OrtSessionOptions*,
+                              OrtSession**);
   void* before_9;
   OrtStatus* (*Run)(OrtSession*, const OrtRunOptions*, const char* const* input_names,
                     const OrtValue* const* inputs, size_t n_inputs,
@@ -69,7 +71,8 @@ struct OrtApi {
 };
 static_assert(offsetof(OrtApi, CreateCpuMemoryInfo) == 69 * sizeof(void*), "place in the table");
 static_assert(offsetof(OrtApi, ReleaseEnv) == 92 * sizeof(void*), "place in the table");
-static_assert(offsetof(OrtApi, RegisterCustomOpsLibrary_V2) == 228 * sizeof(void*), "place in the table");
+static_assert(offsetof(OrtApi, RegisterCustomOpsLibrary_V2) == 228 * sizeof(void*),
+              "place in the table");
 
 struct OrtApiBase {
   const OrtApi* (*GetApi)(uint32_t version);
