@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kMaxPlane = std::numeric_limits<int32_t>::max();  // pixels of one channel
 constexpr size_t kCacheBytes = 32 << 10;  // of T that stays in the first-level cache
 constexpr double kFewProducts = 192;      // vectors to add to an output channel: too few for a pass
+constexpr int64_t kFarBytes = 16 << 20;   // of X and Y of a sample: more than nearby caches hold
 constexpr size_t kFewTiles = 4;           // tiles that do not keep threads busy
 constexpr size_t kChunks = 16;            // pieces of a tile where threads share tiles
 
@@ -52,6 +53,7 @@ struct DecomposedConv::Run {
   ptrdiff_t x_plane, y_plane;  // elements of one channel
   int64_t vectors;             // of all samples
   int tile_vectors;
+  bool far;                // see Tile
   float* all_t = nullptr;  // (tiles, rows of T, vectors, lanes), when threads share tiles
   size_t rows_of_pass = 0, most_rows = 0;
   std::atomic<bool> out_of_memory{false};
@@ -76,6 +78,7 @@ struct DecomposedConv::Run {
       }
     }
     tile.lanes = plan.lanes;
+    tile.far = far;
     return tile;
   }
 
@@ -160,7 +163,9 @@ struct DecomposedConv::Run {
   void responses(const Tile& tile, size_t channel_begin, size_t channel_end, float* t,
                  uint32_t t_row) const {
     const PackedWeights& w = op.weights_;
-    op.kernels_.responses({&tile, {int(plan.tap_offset.size()), plan.tap_offset.data()}, x,
+    op.kernels_.responses({&tile, {int(plan.tap_offset.size()), plan.tap_offset.data(),
+                                   int(op.geometry_.kernel[1])},
+                           x,
                            x_plane, w.channels.data() + channel_begin,
                            channel_end - channel_begin, w.row_basis.data(), w.basis.data(), t,
                            t_row});
@@ -222,8 +227,10 @@ void DecomposedConv::run(const float* x, const std::vector<int64_t>& x_shape,
   const std::shared_ptr<const ImagePlan> plan = plan_of(height, width);
   Run run = {*this, *plan, x, residual, y, ptrdiff_t(height * width),
              ptrdiff_t(plan->output[0] * plan->output[1]), x_shape[0] * plan->vectors,
-             kMaxVectors};
+             kMaxVectors, false};
   if (run.vectors == 0) return;
+  const int64_t elements = weights_.C * run.x_plane + weights_.K * run.y_plane;
+  run.far = elements > kFarBytes / int64_t(sizeof(float));
   run.tile_vectors = int((run.vectors + int64_t(run.tiles()) - 1) / int64_t(run.tiles()));
   run.plan_passes();
   run.tiles() < kFewTiles ? run.by_stage(pool) : run.by_tile(pool);

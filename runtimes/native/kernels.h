@@ -46,12 +46,14 @@ struct Tile {
   const uint16_t* mask[kMaxVectors];      // (taps,) bit l: lane l of the tap lies in the image
   const int32_t* lane_offset[kMaxVectors];  // (lanes,) in X from `input`; null for kNeighbours
   Lanes lanes;
+  bool far;  // X and Y are so large that their lines are fetched ahead
 };
 
 // Kernel positions: tap t of a pixel lies `offset[t]` behind the pixel's first position in X.
 struct Taps {
   int count;
   const ptrdiff_t* offset;  // (taps,)
+  int width;                // taps of one row of the kernel
 };
 
 struct ResponseArgs {

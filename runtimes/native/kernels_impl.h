@@ -12,6 +12,8 @@
 // replace the portable copy of the same function at link time.
 
 #define OPTC_UNROLL _Pragma("GCC unroll 16")
+// gcc takes a function that only prefetches for one that does nothing, unless it is inlined first.
+#define OPTC_ALWAYS_INLINE inline __attribute__((always_inline))
 
 static_assert(kLanes <= kMaxLanes, "a mask has a bit for each lane");
 
@@ -96,10 +98,21 @@ void respond_channel(const ResponseArgs& a, const Channel& channel, int first) {
   }
 }
 
+// Where a channel of X is large, the processor does not foresee the jump to the next one.
+OPTC_ALWAYS_INLINE void fetch_pixels(const ResponseArgs& a, const Channel& channel) {
+  const float* x = a.x + ptrdiff_t(channel.index) * a.plane;
+  for (int t = 0; t < a.taps.count; t += a.taps.width) {
+    for (int v = 0; v < a.tile->vectors; ++v) {
+      __builtin_prefetch(x + a.tile->input[v] + a.taps.offset[t]);
+    }
+  }
+}
+
 template <Lanes lanes>
 void respond_tile(const ResponseArgs& a) {
   const int vectors = a.tile->vectors;
   for (size_t c = 0; c < a.n_channels; ++c) {
+    if (a.tile->far && c + 1 < a.n_channels) fetch_pixels(a, a.channels[c + 1]);
     int first = 0;
     while (vectors - first >= kBasisVectors) {
       respond_channel<kBasisVectors, lanes>(a, a.channels[c], first);
@@ -146,7 +159,7 @@ inline void finish_partial(const RowArgs& a, Vector sum, size_t k, ptrdiff_t at,
 }
 
 // The coefficients of a pass lie in pieces that the processor does not foresee.
-inline void prefetch(const Coefficient* c) {
+OPTC_ALWAYS_INLINE void prefetch(const Coefficient* c) {
   const char* line = reinterpret_cast<const char*>(c);
   OPTC_UNROLL for (int i = 0; i < 4; ++i) __builtin_prefetch(line + 64 * i);
 }
@@ -163,6 +176,10 @@ void row_sums(const RowArgs& a) {
     const Coefficient* end = a.coefficients + a.end[k * a.stride];
     if (c == end && !a.first && !a.last) continue;
     if (k + 2 < a.k_end) prefetch(a.coefficients + a.begin[(k + 2) * a.stride]);
+    if (tile.far && k + 1 < a.k_end) {
+      float* next = a.y + ptrdiff_t(k + 1) * a.plane;
+      OPTC_UNROLL for (int v = 0; v < V; ++v) __builtin_prefetch(next + tile.output[v], 1);
+    }
     Vector sum[kChains][V] = {};
     for (; end - c >= kChains; c += kChains) {
       OPTC_UNROLL for (int i = 0; i < kChains; ++i) {

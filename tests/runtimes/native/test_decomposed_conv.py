@@ -53,6 +53,7 @@ SWEEP: dict[str, dict[str, Any]] = {
     "several passes": {"shape": (24, 300, 5), "image": (16, 16), "density": 0.5},
     "several passes, groups": {"shape": (24, 150, 5), "group": 2, "density": 0.5, "batch": 5},
     "depthwise, several passes": {"shape": (900, 1, 3), "group": 900, "image": (16, 16)},
+    "large image": {"shape": (2, 80, 2), "image": (240, 240)},
     "wide": {"shape": (64, 512, 5), "image": (5, 5), "density": 0.05},
 }
 
