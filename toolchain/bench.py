@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from toolchain.bench_statistics import Latency, Speedup, Times, latency, random_
 from toolchain.errors import UnreadableError
 from toolchain.inputs import InputSpec, random_feeds
 from toolchain.runner import Feeds, Runner
+
+Run = Callable[[Feeds], object]
+"""Runs a model once."""
 
 TURN_SECONDS = 0.01
 MOST_RUNS = 50
@@ -147,7 +150,7 @@ def feeds_of(candidate: Candidate, config: BenchConfig) -> Feeds:
 
 
 def measure(
-    runners: Sequence[Runner], feeds: Sequence[Feeds], config: BenchConfig, progress: Progress
+    runners: Sequence[Run], feeds: Sequence[Feeds], config: BenchConfig, progress: Progress
 ) -> list[Times]:
     """Times all models in turns; (rounds, runs a turn) milliseconds for each."""
     runs = [
@@ -165,7 +168,7 @@ def measure(
     return [np.array(rows) for rows in times]
 
 
-def _warm_up(runner: Runner, feeds: Feeds, seconds: float) -> int:
+def _warm_up(runner: Run, feeds: Feeds, seconds: float) -> int:
     """Runs until caches and clock are warm; returns how many runs make a turn."""
     runner(feeds)
     runs, start = 0, time.perf_counter()
@@ -176,7 +179,7 @@ def _warm_up(runner: Runner, feeds: Feeds, seconds: float) -> int:
     return max(1, min(MOST_RUNS, math.ceil(TURN_SECONDS / one)))
 
 
-def _turn(runner: Runner, feeds: Feeds, runs: int) -> list[float]:
+def _turn(runner: Run, feeds: Feeds, runs: int) -> list[float]:
     """Milliseconds of each of some runs in a row, after one that brings the model into cache."""
     runner(feeds)
     times = []

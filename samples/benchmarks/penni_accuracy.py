@@ -1,28 +1,32 @@
 """Accuracy, size, time and memory of `optc transform --pass penni` on CIFAR-10 ResNets.
 
-    python samples/benchmarks/penni_accuracy.py --source DIR --out samples/results
+    python -m samples.benchmarks.penni_accuracy --source DIR
 
 DIR holds `models/` and `cifar10/` (see samples/README.md). Every row runs the command as a user
 would, in a process of its own, and scores its output on the full exact test set. Calibration: 512
 training images without labels. Prints and writes a table (Markdown) and all numbers (JSON).
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import onnx_ir as ir
 
 from runtimes.operators.decomposed_conv import is_decomposed_conv, read_weights
 from runtimes.operators.positions import entropy_bits
-from toolchain.environment import environment
+from samples.benchmarks.results import (
+    RESULTS,
+    machine,
+    make_data,
+    optc,
+    publish,
+    store,
+    stored,
+    table,
+)
 
 NAME = "penni_accuracy"
 MODELS = ("resnet20", "resnet56")
@@ -71,23 +75,6 @@ class Row:
     peak_mb: float
 
 
-def run(arguments: Sequence[str | Path]) -> tuple[Any, float]:
-    """Runs a command; returns its JSON and peak memory in bytes.
-
-    Raises:
-        SystemExit: the command failed.
-    """
-    program = Path(sys.executable).with_name("optc")
-    with tempfile.TemporaryFile() as stdout:
-        child = subprocess.Popen([program, *arguments, "--json"], stdout=stdout)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            sys.exit(f"optc {' '.join(map(str, arguments))}: exit code {child.returncode}")
-        stdout.seek(0)
-        return json.load(stdout), usage.ru_maxrss * 1024
-
-
 def needed_bytes(path: Path) -> float:
     """What nonzero values and positions of a model need: 4 bytes a value, n·H(ρ) bits."""
     model = ir.load(path)
@@ -109,7 +96,7 @@ def needed_bytes(path: Path) -> float:
 
 def conv_parameters(model: Path) -> int:
     """Nonzero parameters of all convolutions, decomposed or not."""
-    document, _ = run(["inspect", model])
+    document, _ = optc("inspect", model)
     return sum(
         layer["cost"]["parameters"]
         for layer in document["layers"]
@@ -123,8 +110,8 @@ def measure(name: str, model: Path, setting: tuple[str, str, bool], data: Path, 
     output = work / "out.onnx"
     arguments: list[str | Path] = ["transform", model, "--pass", option, "-o", output]
     arguments += ["--calib", data / "calib.npz"] if calibrated else []
-    result, peak = run(arguments)
-    score, _ = run(["eval", output, "--data", data / "eval_full.npz", "--baseline", model])
+    result, peak = optc(*arguments)
+    score, _ = optc("eval", output, "--data", data / "eval_full.npz", "--baseline", model)
     nbytes = output.stat().st_size
     return Row(
         model=name,
@@ -143,22 +130,35 @@ def measure(name: str, model: Path, setting: tuple[str, str, bool], data: Path, 
     )
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table."""
-    lines = [
-        "| model | setting | top-1 | drop | conv parameters kept | file | file / bound | time | "
-        "of it plan, fit | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+HEADERS = (
+    "model",
+    "setting",
+    "top-1",
+    "drop",
+    "conv parameters kept",
+    "file",
+    "file / bound",
+    "time",
+    "of it plan, fit",
+    "peak memory",
+)
+
+
+def cells(row: Row) -> list[str]:
+    """A line of the table."""
+    plan, fit = (row.stages.get(f"{key} penni", 0.0) for key in ("plan", "apply"))
+    return [
+        row.model,
+        row.setting,
+        f"{row.top1:.2f}",
+        f"{row.baseline - row.top1:.2f}",
+        f"{row.kept:.1%}",
+        f"{row.nbytes / 1000:.0f} kB ({row.size_share:.1%})",
+        f"{row.over_bound:.3f}",
+        f"{row.seconds:.1f} s",
+        f"{plan:.1f}, {fit:.1f} s",
+        f"{row.peak_mb:.0f} MB",
     ]
-    for row in rows:
-        plan, fit = (row.stages.get(f"{key} penni", 0.0) for key in ("plan", "apply"))
-        lines.append(
-            f"| {row.model} | {row.setting} | {row.top1:.2f} | {row.baseline - row.top1:.2f} | "
-            f"{row.kept:.1%} | {row.nbytes / 1000:.0f} kB ({row.size_share:.1%}) | "
-            f"{row.over_bound:.3f} | {row.seconds:.1f} s | {plan:.1f}, {fit:.1f} s | "
-            f"{row.peak_mb:.0f} MB |"
-        )
-    return "\n".join(lines)
 
 
 def growth(rows: Sequence[Row]) -> str:
@@ -179,19 +179,16 @@ def growth(rows: Sequence[Row]) -> str:
 
 def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     """Writes all numbers as JSON and the table as Markdown."""
-    out.mkdir(parents=True, exist_ok=True)
-    document = {"rows": [asdict(row) for row in rows], "environment": known}
-    (out / f"{NAME}.json").write_text(json.dumps(document, indent=2) + "\n")
+    store(NAME, rows, known, out)
     note = (
-        "Made by `python samples/benchmarks/penni_accuracy.py --source DIR` on "
+        "Made by `python -m samples.benchmarks.penni_accuracy --source DIR` on "
         f"{known['cpu']} ({known['cores']} cores), onnxruntime {known['onnxruntime']}, numpy "
         f"{known['numpy']}. Top-1 on the 10,000 exact CIFAR-10 test images; calibration on 512 "
         "training images without labels; no gradient steps. *file / bound*: file size over what "
         "nonzero values (4 bytes) and positions (their entropy) need."
     )
-    text = "\n\n".join(["# PENNI after training", markdown(rows), growth(rows), note])
-    (out / f"{NAME}.md").write_text(f"{text}\n")
-    click.echo(markdown(rows))
+    lines = table(HEADERS, [cells(row) for row in rows])
+    publish(NAME, ["# PENNI after training", lines, growth(rows), note], out)
 
 
 def measure_all(source: Path, models: Sequence[str]) -> list[Row]:
@@ -199,8 +196,7 @@ def measure_all(source: Path, models: Sequence[str]) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        make_data = Path(__file__).parents[1] / "make_data.py"
-        subprocess.run([sys.executable, make_data, "--source", source, "--out", work], check=True)
+        make_data(source, work)
         for name in models:
             path = source / "models" / f"{name}_cifar10.onnx"
             for setting in SETTINGS:
@@ -211,17 +207,15 @@ def measure_all(source: Path, models: Sequence[str]) -> list[Row]:
 
 @click.command()
 @click.option("--source", type=click.Path(exists=True, path_type=Path), help="Data and models.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("samples/results"))
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
 def main(source: Path | None, out: Path, models: tuple[str, ...]) -> None:
     """Measure all settings and write the tables; without --source, only write the tables anew."""
     if source is None:
-        stored = json.loads((out / f"{NAME}.json").read_text())
-        rows = [Row(**row) for row in stored["rows"]]
-        write(rows, {"cores": str(os.cpu_count()), **stored["environment"]}, out)
+        rows, known = stored(NAME, out)
+        write([Row(**row) for row in rows], {**machine(), **known}, out)
     else:
-        known = {**environment(), "cores": str(os.cpu_count())}
-        write(measure_all(source, models), known, out)
+        write(measure_all(source, models), machine(), out)
 
 
 if __name__ == "__main__":

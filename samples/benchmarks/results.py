@@ -1,0 +1,76 @@
+"""What all benchmark scripts share: running optc commands, and writing the tables."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolchain.environment import environment, package_version
+
+RESULTS = Path(__file__).parents[1] / "results"
+MAKE_DATA = Path(__file__).parents[1] / "make_data.py"
+
+
+def optc(*arguments: str | Path) -> tuple[Any, float]:
+    """Runs an optc command; returns its JSON and its peak memory in bytes.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    program = Path(sys.executable).with_name("optc")
+    with tempfile.TemporaryFile() as stdout:
+        child = subprocess.Popen([program, *arguments, "--json"], stdout=stdout)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            sys.exit(f"optc {' '.join(map(str, arguments))}: exit code {child.returncode}")
+        stdout.seek(0)
+        return json.load(stdout), usage.ru_maxrss * 1024
+
+
+def make_data(source: Path, out: Path) -> None:
+    """Writes ``calib.npz`` and ``eval_full.npz`` of CIFAR-10 (see samples/make_data.py)."""
+    subprocess.run([sys.executable, MAKE_DATA, "--source", source, "--out", out], check=True)
+
+
+def machine() -> dict[str, str]:
+    """Versions, processor, instruction sets and cores."""
+    known = {"openvino": package_version("openvino"), "cores": str(os.cpu_count())}
+    return {**environment(), **known}
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def store(name: str, rows: Sequence[Any], known: dict[str, str], out: Path) -> None:
+    """Writes all numbers of some dataclasses as ``name.json``."""
+    out.mkdir(parents=True, exist_ok=True)
+    document = {"rows": [asdict(row) for row in rows], "environment": known}
+    (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def stored(name: str, out: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows and machine of an earlier `store`; none where there was none."""
+    path = out / f"{name}.json"
+    if not path.exists():
+        return [], {}
+    document = json.loads(path.read_text())
+    return document["rows"], document["environment"]
+
+
+def publish(name: str, parts: Sequence[str], out: Path) -> None:
+    """Writes ``name.md`` from its paragraphs, and prints them."""
+    text = "\n\n".join(part for part in parts if part)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.md").write_text(f"{text}\n")
+    click.echo(text)
