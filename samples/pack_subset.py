@@ -1,6 +1,6 @@
 """Packs the sheets in samples/data from all of CIFAR-10: how the committed files were made.
 
-    python samples/pack_subset.py --source DIR
+    python -m samples.pack_subset --source DIR
 
 ``eval.webp``: the first 100 test images of each class in the order of the test set, exact.
 ``calib.avif``: 512 training images by seeded choice, slightly lossy.
@@ -11,7 +11,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-from make_data import (
+from numpy.typing import NDArray
+from PIL import Image
+
+from samples.make_data import (
     PIXELS,
     Images,
     choose_training_images,
@@ -19,9 +22,6 @@ from make_data import (
     read_full_sheet,
     read_labels,
 )
-from numpy.typing import NDArray
-from PIL import Image
-
 from toolchain.errors import OptcError
 
 CLASSES = 10

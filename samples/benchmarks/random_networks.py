@@ -51,7 +51,7 @@ class Structure:
         return DecomposedWeights(
             basis=rng.standard_normal((self.rank, 3, 3), dtype=np.float32),
             coefficients=coefficients.astype(np.float32),
-            bias=rng.standard_normal(K, dtype=np.float32) / 10,
+            bias=rng.standard_normal(K, dtype=np.float32) * np.float32(0.1),
         )
 
 
