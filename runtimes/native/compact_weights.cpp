@@ -1,13 +1,10 @@
 #include "compact_weights.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace optc {
 namespace {
 
-constexpr int64_t kMaxAttribute = 1 << 20;     // of strides, pads, dilations, kernel sizes
-constexpr int64_t kMaxCoefficients = 1 << 28;  // stored or not
 constexpr double kLeastDensity = 1e-3;         // of what passes over T are planned for
 constexpr uint32_t kBlockRows = 128;           // rows of T in a block, or those of one channel
 
@@ -16,81 +13,10 @@ struct Nonzero {
   float value;
 };
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw Error(message);
-}
-
-std::string text(const std::vector<int64_t>& shape) {
-  std::string joined;
-  for (const int64_t dim : shape) joined += (joined.empty() ? "" : ", ") + std::to_string(dim);
-  return "(" + joined + ")";
-}
-
-void require_in_range(const std::vector<int64_t>& values, int64_t lowest, const char* name) {
-  for (const int64_t value : values) {
-    require(value >= lowest && value <= kMaxAttribute,
-            std::string(name) + " " + text(values) + " is out of range");
-  }
-}
-
-void require_finite(const Constant<float>& constant, const char* name) {
-  for (int64_t i = 0; i < constant.size(); ++i) {
-    if (!std::isfinite(constant.data[i])) throw Error(std::string(name) + " holds NaN or infinity");
-  }
-}
-
-void check_shapes(const Attributes& attributes, const Constants& constants) {
+void check_values(const Attributes& attributes, const std::vector<int64_t>& values) {
   const std::vector<int64_t>& shape = attributes.coefficient_shape;
-  require(shape.size() == 3, "coefficient_shape " + text(shape) + " is not (K, C/group, M)");
-  int64_t size = 1;
-  for (const int64_t dim : shape) {
-    require(dim >= 1 && dim <= kMaxCoefficients && size <= kMaxCoefficients / dim,
-            "coefficient_shape " + text(shape) + " is out of range");
-    size *= dim;
-  }
-  require(attributes.group >= 1 && shape[0] % attributes.group == 0,
-          "group " + std::to_string(attributes.group) + " does not divide " +
-              std::to_string(shape[0]) + " output channels");
-  require(constants.basis.shape[0] == shape[2],
-          "basis " + text(constants.basis.shape) + " does not have the " +
-              std::to_string(shape[2]) + " kernels of coefficient_shape");
-  require(constants.bias.data == nullptr ||
-              constants.bias.shape == std::vector<int64_t>{shape[0]},
-          "bias " + text(constants.bias.shape) + " is not (K,)");
-  const std::vector<int64_t>& values = constants.values.shape;
-  require(values.size() == 2 && values[1] >= 1 && size % values[1] == 0,
+  require(values.size() == 2 && values[1] >= 1 && shape[0] * shape[1] * shape[2] % values[1] == 0,
           "values " + text(values) + ": blocks do not divide the coefficients");
-  require(constants.positions.shape.size() == 1, "positions are not a vector");
-  require(attributes.position_bits >= 1 && attributes.position_bits <= 16,
-          "position_bits is " + std::to_string(attributes.position_bits) + ", expected 1 to 16");
-}
-
-// Indices of the stored blocks, ascending. A symbol s below the escape skips s blocks and stores
-// one; the escape 2^width - 1 skips as many as its number and stores none. Least significant bit
-// first.
-std::vector<int64_t> decode_positions(const Constant<uint8_t>& code, int64_t width,
-                                      int64_t n_blocks, int64_t n_stored) {
-  const uint32_t escape = (1u << width) - 1;
-  std::vector<int64_t> stored;
-  uint32_t buffer = 0;
-  int64_t bits = 0, next = 0;
-  for (int64_t i = 0; i < code.size(); ++i) {
-    buffer |= uint32_t(code.data[i]) << bits;
-    for (bits += 8; bits >= width; bits -= width, buffer >>= width) {
-      const uint32_t symbol = buffer & escape;
-      next += symbol;
-      if (symbol == escape) continue;
-      if (next >= n_blocks) {
-        throw Error("position " + std::to_string(next) + " lies outside " +
-                    std::to_string(n_blocks) + " blocks");
-      }
-      stored.push_back(next++);
-    }
-  }
-  require(int64_t(stored.size()) == n_stored,
-          std::to_string(stored.size()) + " positions for " + std::to_string(n_stored) +
-              " stored blocks");
-  return stored;
 }
 
 // Nonzeros by output channel, then column.
@@ -99,8 +25,10 @@ std::vector<Nonzero> decode_coefficients(const Attributes& attributes,
   const int64_t K = attributes.coefficient_shape[0], C = attributes.coefficient_shape[1];
   const int64_t M = attributes.coefficient_shape[2], block = constants.values.shape[1];
   const std::vector<int64_t> stored =
-      decode_positions(constants.positions, attributes.position_bits, K * C * M / block,
-                       constants.values.shape[0]);
+      decode_positions(constants.positions, attributes.position_bits, K * C * M / block);
+  require(int64_t(stored.size()) == constants.values.shape[0],
+          std::to_string(stored.size()) + " positions for " +
+              std::to_string(constants.values.shape[0]) + " stored blocks");
   const int64_t k_group = K / attributes.group, row_size = C * M;
   std::vector<Nonzero> nonzeros;
   nonzeros.reserve(stored.size() * size_t(block));
@@ -171,31 +99,9 @@ void fill_coefficients(const std::vector<Nonzero>& nonzeros, const std::vector<u
 
 }  // namespace
 
-Geometry read_geometry(const Attributes& attributes, const std::vector<int64_t>& basis_shape) {
-  const size_t rank = basis_shape.size() - 1;
-  require(rank == 1 || rank == 2,
-          "basis " + text(basis_shape) + " is not (M, *kernel) of one or two axes");
-  require(attributes.strides.size() == rank && attributes.dilations.size() == rank &&
-              attributes.pads.size() == 2 * rank,
-          "strides, pads or dilations do not have the kernel's " + std::to_string(rank) + " axes");
-  require_in_range(basis_shape, 1, "basis");
-  require_in_range(attributes.strides, 1, "strides");
-  require_in_range(attributes.pads, 0, "pads");
-  require_in_range(attributes.dilations, 1, "dilations");
-  Geometry geometry = {int64_t(rank), {1, 1}, {1, 1}, {0, 0}, {0, 0}, {1, 1}};
-  for (size_t axis = 0; axis < rank; ++axis) {
-    const size_t to = axis + 2 - rank;
-    geometry.kernel[to] = basis_shape[axis + 1];
-    geometry.stride[to] = attributes.strides[axis];
-    geometry.pad_begin[to] = attributes.pads[axis];
-    geometry.pad_end[to] = attributes.pads[axis + rank];
-    geometry.dilation[to] = attributes.dilations[axis];
-  }
-  return geometry;
-}
-
 PackedWeights pack_weights(const Attributes& attributes, const Constants& constants) {
-  check_shapes(attributes, constants);
+  check_shapes(attributes, constants.basis.shape, constants.bias, constants.positions);
+  check_values(attributes, constants.values.shape);
   require_finite(constants.basis, "basis");
   require_finite(constants.values, "values");
   require_finite(constants.bias, "bias");

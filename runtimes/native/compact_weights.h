@@ -1,45 +1,13 @@
 // Constants of a DecomposedConv node: read from the file's compact form, checked, and packed.
-//
-// Everything here comes from a file and is not trusted: whatever does not fit together is an
-// Error, before anything is indexed with it.
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
-#include "image_plan.h"
+#include "constants.h"
 #include "kernels.h"
 
 namespace optc {
-
-struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-// Attributes of the node, as stored.
-struct Attributes {
-  std::vector<int64_t> strides, pads, dilations;  // (n,), (2n,), (n,)
-  std::vector<int64_t> coefficient_shape;         // K, C/group, M
-  int64_t group = 1;
-  int64_t position_bits = 0;
-  bool clamp = false;  // Relu or Clip
-  float lower = 0, upper = 0;
-};
-
-// A constant input: its data and shape. No data: the input is absent.
-template <typename T>
-struct Constant {
-  const T* data = nullptr;
-  std::vector<int64_t> shape;
-
-  int64_t size() const {
-    int64_t product = data == nullptr ? 0 : 1;
-    for (const int64_t dim : shape) product *= dim;
-    return product;
-  }
-};
 
 struct Constants {
   Constant<float> basis;        // (M, *kernel)
@@ -68,9 +36,6 @@ struct PackedWeights {
 
   size_t rows() const { return row_basis.size(); }
 };
-
-// Throws Error where the attributes do not fit the kernel's shape.
-Geometry read_geometry(const Attributes& attributes, const std::vector<int64_t>& basis_shape);
 
 // Throws Error where the constants are malformed.
 PackedWeights pack_weights(const Attributes& attributes, const Constants& constants);

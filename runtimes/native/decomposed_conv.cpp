@@ -2,42 +2,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <limits>
 #include <new>
-#include <string>
 
 namespace optc {
 namespace {
 
-constexpr int64_t kMaxPlane = std::numeric_limits<int32_t>::max();  // pixels of one channel
 constexpr size_t kCacheBytes = 32 << 10;  // of T that stays in the first-level cache
 constexpr double kFewProducts = 192;      // vectors to add to an output channel: too few for a pass
 constexpr int64_t kFarBytes = 16 << 20;   // of X and Y of a sample: more than nearby caches hold
 constexpr size_t kFewTiles = 4;           // tiles that do not keep threads busy
 constexpr size_t kChunks = 16;            // pieces of a tile where threads share tiles
-
-// Memory for T that a thread keeps for its next call; null when there is none.
-class Scratch {
- public:
-  float* reserve(size_t count) {
-    if (count > capacity_ || memory_ == nullptr) {
-      const size_t bytes = (count * sizeof(float) / kAlignment + 1) * kAlignment;
-      memory_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
-      capacity_ = memory_ == nullptr ? 0 : count;
-    }
-    return memory_.get();
-  }
-
- private:
-  static constexpr size_t kAlignment = 64;  // of the widest vector
-
-  struct Free {
-    void operator()(float* p) const { std::free(p); }
-  };
-  std::unique_ptr<float, Free> memory_;
-  size_t capacity_ = 0;
-};
 
 thread_local Scratch scratch;
 
@@ -114,7 +88,7 @@ struct DecomposedConv::Run {
 
   void whole_tile(size_t index) {
     const std::vector<Block>& blocks = op.weights_.blocks;
-    float* t = scratch.reserve(most_rows * row_floats());
+    float* t = static_cast<float*>(scratch.reserve(most_rows * row_floats() * sizeof(float)));
     if (t == nullptr) {
       out_of_memory = true;
       return;
@@ -129,7 +103,8 @@ struct DecomposedConv::Run {
 
   // First all responses of all tiles, then all output channels: threads share a tile.
   void by_stage(ThreadPool& pool) {
-    all_t = scratch.reserve(op.weights_.rows() * row_floats() * tiles());
+    const size_t bytes = op.weights_.rows() * row_floats() * tiles() * sizeof(float);
+    all_t = static_cast<float*>(scratch.reserve(bytes));
     if (all_t == nullptr) throw std::bad_alloc();
     pool.parallel_for(
         tiles() * kChunks,
@@ -193,24 +168,7 @@ DecomposedConv::DecomposedConv(const Attributes& attributes, const Constants& co
       upper_(attributes.upper) {}
 
 std::vector<int64_t> DecomposedConv::output_shape(const std::vector<int64_t>& x_shape) const {
-  if (int64_t(x_shape.size()) != geometry_.rank + 2 || x_shape[1] != weights_.C) {
-    throw Error("X has " + std::to_string(x_shape.size()) + " axes and " +
-                std::to_string(x_shape.size() > 1 ? x_shape[1] : 0) + " channels, expected " +
-                std::to_string(geometry_.rank + 2) + " and " + std::to_string(weights_.C));
-  }
-  std::vector<int64_t> shape = {x_shape[0], weights_.K};
-  int64_t input_left = kMaxPlane, output_left = kMaxPlane;
-  for (int64_t axis = 0; axis < geometry_.rank; ++axis) {
-    const int64_t size = x_shape[size_t(axis + 2)];
-    if (size < 1 || size > input_left) throw Error("the image is empty or too large");
-    const int64_t out = geometry_.output_size(int(axis + 2 - geometry_.rank), size);
-    if (out < 1) throw Error("the kernel is larger than the padded image");
-    if (out > output_left) throw Error("the output is too large");
-    input_left /= size;
-    output_left /= out;
-    shape.push_back(out);
-  }
-  return shape;
+  return optc::output_shape(geometry_, weights_.C, weights_.K, x_shape);
 }
 
 std::shared_ptr<const ImagePlan> DecomposedConv::plan_of(int64_t height, int64_t width) const {

@@ -10,16 +10,9 @@
 #include "compact_weights.h"
 #include "image_plan.h"
 #include "kernels.h"
+#include "thread_pool.h"
 
 namespace optc {
-
-// Runs body(data, i) for i in [0, count), possibly on several threads.
-struct ThreadPool {
-  virtual void parallel_for(size_t count, void (*body)(void*, size_t), void* data) = 0;
-
- protected:
-  ~ThreadPool() = default;
-};
 
 class DecomposedConv {
  public:
