@@ -1,0 +1,223 @@
+// AVX2: 32 bytes a vector. Products of bytes are summed exactly: x is widened to 16 bits first,
+// because the byte instruction saturates, and T goes in as its size with its sign on the weight.
+#include "hybrid_kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#pragma GCC target("avx2")
+#define OPTC_UNROLL _Pragma("GCC unroll 16")
+
+namespace optc {
+namespace hybrid_avx2 {
+namespace {
+
+constexpr int32_t kOffset = 0;
+
+struct Sums {
+  __m256i of[2];  // pixels 0 .. 7, 8 .. 15
+};
+struct Pixels {
+  __m256i even[2], odd[2];  // 16-bit words
+};
+struct Taps {
+  __m256i even, odd;
+};
+typedef __m256i Weight;
+typedef __m128i Shift;
+
+inline __m256i load(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+
+inline void store(uint8_t* p, __m256i x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+}
+
+inline Sums make_sums(int32_t value) {
+  return {{_mm256_set1_epi32(value), _mm256_set1_epi32(value)}};
+}
+
+inline Sums sum(const Sums& a, const Sums& b) {
+  return {{_mm256_add_epi32(a.of[0], b.of[0]), _mm256_add_epi32(a.of[1], b.of[1])}};
+}
+
+inline Pixels load_pixels(const uint8_t* p) {
+  Pixels pixels;
+  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
+    const __m256i x = load(p + 32 * i);
+    pixels.even[i] = _mm256_and_si256(x, _mm256_set1_epi16(0xff));
+    pixels.odd[i] = _mm256_srli_epi16(x, 8);
+  }
+  return pixels;
+}
+
+inline Taps make_taps(uint32_t word) {
+  const __m256i x = _mm256_set1_epi32(int(word));
+  return {_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(x, 8)};
+}
+
+inline Shift make_shift(int32_t count) { return _mm_cvtsi32_si128(count); }
+inline Weight make_weight(uint32_t word) { return _mm256_set1_epi32(int(word)); }
+
+inline Sums respond(Sums sums, const Pixels& pixels, const Taps& taps) {
+  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
+    const __m256i even = _mm256_madd_epi16(pixels.even[i], taps.even);
+    const __m256i odd = _mm256_madd_epi16(pixels.odd[i], taps.odd);
+    sums.of[i] = _mm256_add_epi32(sums.of[i], _mm256_add_epi32(even, odd));
+  }
+  return sums;
+}
+
+// |T| <= 128 and |Ce| <= 127, so two products fit 16 bits.
+inline Sums dot(Sums sums, const uint8_t* t, Weight weight) {
+  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
+    const __m256i x = load(t + 32 * i);
+    const __m256i twos = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weight, x));
+    sums.of[i] = _mm256_add_epi32(sums.of[i], _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
+  }
+  return sums;
+}
+
+// Bytes of one 16-byte piece of the window: shuffles give zero where the index has its high bit.
+inline __m256i piece(__m256i index, const uint8_t* p, int first) {
+  const __m256i bytes = _mm256_broadcastsi128_si256(
+      _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + first)));
+  const __m256i in_piece = _mm256_sub_epi8(index, _mm256_set1_epi8(char(first)));
+  return _mm256_shuffle_epi8(bytes, _mm256_adds_epu8(in_piece, _mm256_set1_epi8(0x70)));
+}
+
+inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, uint8_t zero) {
+  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
+    const __m256i index = load(table + 32 * i);
+    const __m256i padding = _mm256_cmpeq_epi8(index, _mm256_set1_epi8(kPadding));
+    const __m256i low = _mm256_or_si256(piece(index, p, 0), piece(index, p, 16));
+    const __m256i high = _mm256_or_si256(piece(index, p, 32), piece(index, p, 48));
+    const __m256i zeros = _mm256_and_si256(padding, _mm256_set1_epi8(char(zero)));
+    store(out + 32 * i, _mm256_or_si256(_mm256_or_si256(low, high), zeros));
+  }
+}
+
+// Saturated bytes of four half vectors: in lane i, pixels 4 i .. 4 i + 3 of each.
+inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
+  return _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+}
+
+inline void store_pair(uint8_t* t, const Sums r[kQuad], const Shift shift[kQuad]) {
+  const __m256i order = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
+    __m256i x[kQuad];
+    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) x[m] = _mm256_sra_epi32(r[m].of[i], shift[m]);
+    store(t + 32 * i, _mm256_shuffle_epi8(pack(x[0], x[1], x[2], x[3]), order));
+  }
+}
+
+template <int V>
+inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i none = _mm256_setzero_si256();
+  OPTC_UNROLL for (int v = 0; v < V; ++v) {
+    const __m256i bytes = pack(_mm256_sra_epi32(r[v].of[0], shift),
+                               _mm256_sra_epi32(r[v].of[1], shift), none, none);
+    const __m128i row = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(t + v * kPixels), row);
+  }
+}
+
+template <int V>
+struct Words {
+  __m256i of[V];
+
+  static __m256i row(const uint8_t* t) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t)));
+  }
+  void add(const uint8_t* t) {
+    OPTC_UNROLL for (int v = 0; v < V; ++v) of[v] = _mm256_add_epi16(of[v], row(t + v * kPixels));
+  }
+  void subtract(const uint8_t* t) {
+    OPTC_UNROLL for (int v = 0; v < V; ++v) of[v] = _mm256_sub_epi16(of[v], row(t + v * kPixels));
+  }
+};
+
+inline __m256i scaled(__m128i words, int32_t level) {
+  return _mm256_mullo_epi32(_mm256_cvtepi16_epi32(words), _mm256_set1_epi32(level));
+}
+
+inline Sums scaled(__m256i words, int32_t level) {
+  return {{scaled(_mm256_castsi256_si128(words), level),
+           scaled(_mm256_extracti128_si256(words, 1), level)}};
+}
+
+template <int V>
+inline void spill(Sums* sums, const Words<V>& a, int32_t level_a, const Words<V>& b,
+                  int32_t level_b) {
+  OPTC_UNROLL for (int v = 0; v < V; ++v) {
+    sums[v] = sum(sums[v], scaled(a.of[v], level_a));
+    sums[v] = sum(sums[v], scaled(b.of[v], level_b));
+  }
+}
+
+// rint(acc * a + b [+ residual * rho]) of eight pixels.
+inline __m256i rounded(const HybridRowArgs& a, size_t k, __m256i sums, const uint8_t* residual) {
+  const Requantise& q = *a.requantise;
+  __m256 u = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(q.a[k]));
+  u = _mm256_add_ps(u, _mm256_set1_ps(q.b[k]));
+  if (residual != nullptr) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(residual));
+    const __m256i r =
+        _mm256_sub_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(q.residual_zero));
+    u = _mm256_add_ps(u, _mm256_mul_ps(_mm256_cvtepi32_ps(r), _mm256_set1_ps(q.rho)));
+  }
+  u = _mm256_min_ps(u, _mm256_set1_ps(65536.0f));  // more would turn negative as an integer
+  return _mm256_cvtps_epi32(_mm256_round_ps(u, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+// Sixteen rounded pixels plus y_zero, clamped.
+inline __m128i to_bytes(const Requantise& q, __m256i low, __m256i high) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+  const __m256i y = _mm256_adds_epi16(words, _mm256_set1_epi16(short(q.y_zero)));
+  const __m128i bytes =
+      _mm_packus_epi16(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+  return _mm_min_epu8(_mm_max_epu8(bytes, _mm_set1_epi8(char(q.lower))),
+                      _mm_set1_epi8(char(q.upper)));
+}
+
+template <int V>
+inline void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
+  OPTC_UNROLL for (int v = 0; v < V; ++v) {
+    const int count = a.tile->pixels[v];
+    const ptrdiff_t at = a.tile->output[v] + ptrdiff_t(k) * a.plane;
+    const uint8_t* residual = a.residual != nullptr ? a.residual + at : nullptr;
+    uint8_t copy[kPixels] = {}, y[kPixels];
+    if (residual != nullptr && count < kPixels) {
+      for (int i = 0; i < count; ++i) copy[i] = residual[i];
+      residual = copy;
+    }
+    const __m256i low = rounded(a, k, sums[v].of[0], residual);
+    const __m256i high = rounded(a, k, sums[v].of[1], residual ? residual + 8 : nullptr);
+    const __m128i bytes = to_bytes(*a.requantise, low, high);
+    if (count == kPixels) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(a.y + at), bytes);
+    } else {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(y), bytes);
+      for (int i = 0; i < count; ++i) a.y[at + i] = y[i];
+    }
+  }
+}
+
+#include "hybrid_kernels_impl.h"
+
+}  // namespace
+}  // namespace hybrid_avx2
+
+extern const HybridKernels hybrid_avx2_kernels = {
+    "avx2", hybrid_avx2::kOffset, hybrid_avx2::pair_responses, hybrid_avx2::sign_responses,
+    hybrid_avx2::pair_rows, hybrid_avx2::dense_rows, hybrid_avx2::sign_rows};
+
+}  // namespace optc
+
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,205 @@
+// Operations of hybrid_kernels_impl.h for AVX-512 with VNNI. Included twice by hybrid_avx512.cpp,
+// with kHasBytePermute true where the processor has VBMI.
+#define OPTC_UNROLL _Pragma("GCC unroll 16")
+
+constexpr int32_t kOffset = 128;  // unsigned T, as vpdpbusd wants it
+
+typedef __m512i Sums, Pixels, Taps, Weight;
+typedef __m128i Shift;
+
+inline Sums make_sums(int32_t value) { return _mm512_set1_epi32(value); }
+inline Sums sum(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
+inline Pixels load_pixels(const uint8_t* p) { return _mm512_load_si512(p); }
+inline Taps make_taps(uint32_t word) { return _mm512_set1_epi32(int(word)); }
+inline Shift make_shift(int32_t count) { return _mm_cvtsi32_si128(count); }
+inline Weight make_weight(uint32_t word) { return _mm512_set1_epi32(int(word)); }
+
+inline Sums respond(Sums sums, Pixels pixels, Taps taps) {
+  return _mm512_dpbusd_epi32(sums, pixels, taps);
+}
+
+inline Sums dot(Sums sums, const uint8_t* t, Weight weight) {
+  return _mm512_dpbusd_epi32(sums, _mm512_load_si512(t), weight);
+}
+
+// Bytes of one 16-byte piece of the window: shuffles give zero where the index has its high bit.
+inline __m512i piece(__m512i index, const uint8_t* p, int first) {
+  const __m512i bytes =
+      _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + first)));
+  const __m512i in_piece = _mm512_sub_epi8(index, _mm512_set1_epi8(char(first)));
+  return _mm512_shuffle_epi8(bytes, _mm512_adds_epu8(in_piece, _mm512_set1_epi8(0x70)));
+}
+
+inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, uint8_t zero) {
+  const __m512i index = _mm512_load_si512(table), zeros = _mm512_set1_epi8(char(zero));
+  if constexpr (kHasBytePermute) {
+    const __m512i bytes = _mm512_loadu_si512(p);
+    _mm512_store_si512(out, _mm512_permutex2var_epi8(bytes, index, zeros));
+  } else {
+    const __m512i low = _mm512_or_si512(piece(index, p, 0), piece(index, p, 16));
+    const __m512i high = _mm512_or_si512(piece(index, p, 32), piece(index, p, 48));
+    const __mmask64 padding = _mm512_test_epi8_mask(index, _mm512_set1_epi8(kPadding));
+    _mm512_store_si512(out, _mm512_mask_mov_epi8(_mm512_or_si512(low, high), padding, zeros));
+  }
+}
+
+// In every 128-bit lane [response][pixel] becomes [pixel][response].
+inline __m512i transpose_bytes(__m512i x) {
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order));
+}
+
+// Saturated bytes of four sums: in lane i, pixels 4 i .. 4 i + 3 of each.
+inline __m512i pack(const Sums r[4], const Shift shift[4]) {
+  const __m512i low = _mm512_packs_epi32(_mm512_sra_epi32(r[0], shift[0]),
+                                         _mm512_sra_epi32(r[1], shift[1]));
+  const __m512i high = _mm512_packs_epi32(_mm512_sra_epi32(r[2], shift[2]),
+                                          _mm512_sra_epi32(r[3], shift[3]));
+  return _mm512_xor_si512(_mm512_packs_epi16(low, high), _mm512_set1_epi8(char(kOffset)));
+}
+
+inline void store_pair(uint8_t* t, const Sums r[kQuad], const Shift shift[kQuad]) {
+  _mm512_store_si512(t, transpose_bytes(pack(r, shift)));
+}
+
+// A row of four vectors stays as `pack` leaves it, which is how `spill` wants it.
+template <int V>
+inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
+  if constexpr (V == 4) {
+    const Shift shifts[4] = {shift, shift, shift, shift};
+    _mm512_store_si512(t, pack(r, shifts));
+  } else {
+    OPTC_UNROLL for (int v = 0; v < V; ++v) {
+      const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_sra_epi32(r[v], shift));
+      _mm_store_si128(reinterpret_cast<__m128i*>(t + v * kPixels),
+                      _mm_xor_si128(bytes, _mm_set1_epi8(char(kOffset))));
+    }
+  }
+}
+
+// Sums of bytes without widening them: 16-bit words, each even + 256 odd, are added as they are,
+// and their high bytes once more. 256 times the latter comes off the former at the end.
+template <int V>
+struct Words {
+  __m128i both[V], odd[V];
+
+  void add(const uint8_t* t) {
+    OPTC_UNROLL for (int v = 0; v < V; ++v) {
+      const __m128i x = _mm_load_si128(reinterpret_cast<const __m128i*>(t + v * kPixels));
+      both[v] = _mm_add_epi16(both[v], x);
+      odd[v] = _mm_add_epi16(odd[v], _mm_srli_epi16(x, 8));
+    }
+  }
+  void subtract(const uint8_t* t) {
+    OPTC_UNROLL for (int v = 0; v < V; ++v) {
+      const __m128i x = _mm_load_si128(reinterpret_cast<const __m128i*>(t + v * kPixels));
+      both[v] = _mm_sub_epi16(both[v], x);
+      odd[v] = _mm_sub_epi16(odd[v], _mm_srli_epi16(x, 8));
+    }
+  }
+  __m512i widened(int v) const {
+    const __m128i even = _mm_sub_epi16(both[v], _mm_slli_epi16(odd[v], 8));
+    const __m128i low = _mm_unpacklo_epi16(even, odd[v]), high = _mm_unpackhi_epi16(even, odd[v]);
+    return _mm512_cvtepi16_epi32(_mm256_set_m128i(high, low));
+  }
+};
+
+template <>
+struct Words<4> {
+  __m512i both, odd;
+
+  void add(const uint8_t* t) {
+    const __m512i x = _mm512_load_si512(t);
+    both = _mm512_add_epi16(both, x);
+    odd = _mm512_add_epi16(odd, _mm512_srli_epi16(x, 8));
+  }
+  void subtract(const uint8_t* t) {
+    const __m512i x = _mm512_load_si512(t);
+    both = _mm512_sub_epi16(both, x);
+    odd = _mm512_sub_epi16(odd, _mm512_srli_epi16(x, 8));
+  }
+  __m512i even() const { return _mm512_sub_epi16(both, _mm512_slli_epi16(odd, 8)); }
+};
+
+template <int V>
+inline void spill(Sums sums[V], const Words<V>& a, int32_t level_a, const Words<V>& b,
+                  int32_t level_b) {
+  const Sums factor_a = make_sums(level_a), factor_b = make_sums(level_b);
+  OPTC_UNROLL for (int v = 0; v < V; ++v) {
+    sums[v] = sum(sums[v], _mm512_mullo_epi32(a.widened(v), factor_a));
+    sums[v] = sum(sums[v], _mm512_mullo_epi32(b.widened(v), factor_b));
+  }
+}
+
+// Lane i of a row holds pixels 4 i .. 4 i + 3 of vector 0, then of vector 1, ...
+inline void spill(Sums sums[4], const Words<4>& a, int32_t level_a, const Words<4>& b,
+                  int32_t level_b) {
+  const __m512i levels = make_sums(level_a | level_b << 16), even_a = a.even(), even_b = b.even();
+  const __m512i e01 = _mm512_madd_epi16(_mm512_unpacklo_epi16(even_a, even_b), levels);
+  const __m512i e23 = _mm512_madd_epi16(_mm512_unpackhi_epi16(even_a, even_b), levels);
+  const __m512i o01 = _mm512_madd_epi16(_mm512_unpacklo_epi16(a.odd, b.odd), levels);
+  const __m512i o23 = _mm512_madd_epi16(_mm512_unpackhi_epi16(a.odd, b.odd), levels);
+  sums[0] = sum(sums[0], _mm512_unpacklo_epi32(e01, o01));
+  sums[1] = sum(sums[1], _mm512_unpackhi_epi32(e01, o01));
+  sums[2] = sum(sums[2], _mm512_unpacklo_epi32(e23, o23));
+  sums[3] = sum(sums[3], _mm512_unpackhi_epi32(e23, o23));
+}
+
+// Bytes of one vector of Y or of the residual.
+inline __mmask16 pixels_of(const HybridTile& tile, int v) {
+  return __mmask16((1u << tile.pixels[v]) - 1);
+}
+
+// rint(acc * a + b [+ residual * rho])
+inline __m512i rounded(const HybridRowArgs& a, size_t k, Sums sums, const __m128i* residual) {
+  const Requantise& q = *a.requantise;
+  __m512 u = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(q.a[k]));
+  u = _mm512_add_ps(u, _mm512_set1_ps(q.b[k]));
+  if (residual != nullptr) {
+    const __m512i r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(*residual),
+                                       _mm512_set1_epi32(q.residual_zero));
+    u = _mm512_add_ps(u, _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_set1_ps(q.rho)));
+  }
+  u = _mm512_min_ps(u, _mm512_set1_ps(65536.0f));  // more would turn negative as an integer
+  return _mm512_cvt_roundps_epi32(u, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+// Four rounded vectors plus y_zero, clamped: bytes in natural order.
+inline __m512i to_bytes(const Requantise& q, const __m512i r[4]) {
+  const __m512i zero = _mm512_set1_epi16(short(q.y_zero));
+  const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(r[0], r[1]), zero);
+  const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(r[2], r[3]), zero);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+  return _mm512_min_epu8(_mm512_max_epu8(bytes, _mm512_set1_epi8(char(q.lower))),
+                         _mm512_set1_epi8(char(q.upper)));
+}
+
+template <int V>
+inline void finish(const HybridRowArgs& a, size_t k, const Sums sums[V]) {
+  const HybridTile& tile = *a.tile;
+  const ptrdiff_t row = ptrdiff_t(k) * a.plane;
+  __m512i r[4] = {};
+  OPTC_UNROLL for (int v = 0; v < V; ++v) {
+    __m128i residual;
+    if (a.residual != nullptr) {
+      const uint8_t* p = a.residual + tile.output[v] + row;
+      residual = tile.contiguous ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))
+                                 : _mm_maskz_loadu_epi8(pixels_of(tile, v), p);
+    }
+    r[v] = rounded(a, k, sums[v], a.residual != nullptr ? &residual : nullptr);
+  }
+  alignas(64) uint8_t bytes[4 * kPixels];
+  const __m512i y = to_bytes(*a.requantise, r);
+  if (V == 4 && tile.contiguous) return _mm512_storeu_si512(a.y + tile.output[0] + row, y);
+  _mm512_store_si512(bytes, y);
+  OPTC_UNROLL for (int v = 0; v < V; ++v) {
+    const __m128i part = _mm_load_si128(reinterpret_cast<const __m128i*>(bytes + v * kPixels));
+    uint8_t* p = a.y + tile.output[v] + row;
+    if (tile.pixels[v] == kPixels) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), part);
+    } else {
+      _mm_mask_storeu_epi8(p, pixels_of(tile, v), part);
+    }
+  }
+}

@@ -1,0 +1,171 @@
+// Any processor: plain loops, which compilers turn into what vectors there are; and the choice
+// between all variants.
+#include "hybrid_kernels.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+
+namespace optc {
+namespace hybrid_portable {
+namespace {
+
+constexpr int32_t kOffset = 0;
+
+struct Sums {
+  int32_t of[kPixels];
+};
+struct Taps {
+  int16_t of[kQuad];
+};
+typedef const uint8_t* Pixels;
+typedef Taps Weight;
+typedef int32_t Shift;
+
+inline Sums make_sums(int32_t value) {
+  Sums sums;
+  for (int i = 0; i < kPixels; ++i) sums.of[i] = value;
+  return sums;
+}
+
+inline Sums sum(Sums a, const Sums& b) {
+  for (int i = 0; i < kPixels; ++i) a.of[i] += b.of[i];
+  return a;
+}
+
+inline Pixels load_pixels(const uint8_t* p) { return p; }
+inline Shift make_shift(int32_t count) { return count; }
+
+inline Taps make_taps(uint32_t word) {
+  Taps taps;
+  for (int i = 0; i < kQuad; ++i) taps.of[i] = int8_t(word >> 8 * i);
+  return taps;
+}
+
+inline Weight make_weight(uint32_t word) { return make_taps(word); }
+
+template <typename Byte>
+inline Sums add_products(Sums sums, const Byte* x, const Taps& taps) {
+  for (int i = 0; i < kPixels; ++i) {
+    for (int j = 0; j < kQuad; ++j) sums.of[i] += x[i * kQuad + j] * taps.of[j];
+  }
+  return sums;
+}
+
+inline Sums respond(const Sums& sums, Pixels pixels, const Taps& taps) {
+  return add_products(sums, pixels, taps);
+}
+
+inline Sums dot(const Sums& sums, const uint8_t* t, const Weight& weight) {
+  return add_products(sums, reinterpret_cast<const int8_t*>(t), weight);
+}
+
+inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, uint8_t zero) {
+  for (int i = 0; i < kWindow; ++i) out[i] = table[i] == kPadding ? zero : p[table[i]];
+}
+
+inline uint8_t shifted(int32_t r, Shift shift) {
+  const int32_t t = r >> shift;
+  return uint8_t(t < -128 ? -128 : t > 127 ? 127 : t);
+}
+
+inline void store_pair(uint8_t* t, const Sums r[kQuad], const Shift shift[kQuad]) {
+  for (int i = 0; i < kPixels; ++i) {
+    for (int m = 0; m < kQuad; ++m) t[i * kQuad + m] = shifted(r[m].of[i], shift[m]);
+  }
+}
+
+template <int V>
+inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
+  for (int v = 0; v < V; ++v) {
+    for (int i = 0; i < kPixels; ++i) t[v * kPixels + i] = shifted(r[v].of[i], shift);
+  }
+}
+
+template <int V>
+struct Words {
+  int16_t of[V * kPixels];
+
+  void add(const uint8_t* t) {
+    for (int i = 0; i < V * kPixels; ++i) of[i] = int16_t(of[i] + int8_t(t[i]));
+  }
+  void subtract(const uint8_t* t) {
+    for (int i = 0; i < V * kPixels; ++i) of[i] = int16_t(of[i] - int8_t(t[i]));
+  }
+};
+
+template <int V>
+inline void spill(Sums* sums, const Words<V>& a, int32_t level_a, const Words<V>& b,
+                  int32_t level_b) {
+  for (int v = 0; v < V; ++v) {
+    for (int i = 0; i < kPixels; ++i) {
+      sums[v].of[i] += level_a * a.of[v * kPixels + i] + level_b * b.of[v * kPixels + i];
+    }
+  }
+}
+
+// rint(u) + y_zero, clamped. Adding 1.5 * 2^23 leaves no bits for a fraction: it rounds half to
+// even, as the processor does by default.
+inline uint8_t to_byte(const Requantise& q, float u) {
+  constexpr float kRound = 12582912.0f;
+  u = u < -65536.0f ? -65536.0f : u > 65536.0f ? 65536.0f : u;
+  const int32_t y = int32_t((u + kRound) - kRound) + q.y_zero;
+  return uint8_t(y < q.lower ? q.lower : y > q.upper ? q.upper : y);
+}
+
+template <int V>
+inline void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
+  const Requantise& q = *a.requantise;
+  for (int v = 0; v < V; ++v) {
+    const ptrdiff_t at = a.tile->output[v] + ptrdiff_t(k) * a.plane;
+    for (int i = 0; i < a.tile->pixels[v]; ++i) {
+      float u = float(sums[v].of[i]) * q.a[k];
+      u = u + q.b[k];
+      if (a.residual != nullptr) {
+        const float added = float(int32_t(a.residual[at + i]) - q.residual_zero) * q.rho;
+        u = u + added;
+      }
+      a.y[at + i] = to_byte(q, u);
+    }
+  }
+}
+
+#include "hybrid_kernels_impl.h"
+
+}  // namespace
+}  // namespace hybrid_portable
+
+extern const HybridKernels hybrid_portable_kernels = {
+    "portable", hybrid_portable::kOffset, hybrid_portable::pair_responses,
+    hybrid_portable::sign_responses, hybrid_portable::pair_rows, hybrid_portable::dense_rows,
+    hybrid_portable::sign_rows};
+
+const HybridKernels* select_hybrid_kernels() {
+  const HybridKernels* usable[4] = {&hybrid_portable_kernels};
+  int count = 1;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) {
+    usable[count++] = &hybrid_avx2_kernels;
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+      usable[count++] = &hybrid_avx512vnni_kernels;
+      if (__builtin_cpu_supports("avx512vbmi")) usable[count++] = &hybrid_avx512_kernels;
+    }
+  }
+#endif
+  const char* wanted = std::getenv("OPTC_ISA");
+  if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, "avx512") == 0) {
+    return usable[count - 1];
+  }
+  for (int i = 0; i < count; ++i) {
+    if (std::strcmp(usable[i]->isa, wanted) == 0) return usable[i];
+  }
+  return nullptr;
+}
+
+}  // namespace optc
+
+#pragma GCC pop_options
