@@ -12,15 +12,12 @@ depending on the shape; `--lower standard` writes that form where it pays.)
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from onnxscript import build_function
 
 from runtimes.operators import DOMAIN, DOMAIN_VERSION, PORTABLE_DOMAIN
 from runtimes.operators.decomposed_conv import ACTIVATIONS, BASE_NAME, INPUTS, op_types
-from runtimes.operators.positions import WIDTHS
+from runtimes.operators.function_parts import END, build_body, scatter_blocks, slice_axis
 
-_END = 2**31 - 1
 _GEOMETRY = ("strides", "pads", "dilations")
 _PACKING = {
     "coefficient_shape": ir.AttributeType.INTS,
@@ -60,7 +57,7 @@ def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
 
     formal = [*INPUTS, *(["residual"] if residual else [])]
     attributes = _formal_attributes(activation)
-    return _build(trace, domain, name, formal, attributes, opset)
+    return build_body(trace, domain, name, formal, attributes, opset)
 
 
 def kernel_body(opset: int) -> ir.Function:
@@ -70,38 +67,7 @@ def kernel_body(opset: int) -> ir.Function:
         return _dense_kernel(op, basis, _coefficients(op, values, code))
 
     attributes = [ir.Attr(key, kind, None) for key, kind in _PACKING.items()]
-    return _build(trace, PORTABLE_DOMAIN, KERNEL_NAME, list(INPUTS[1:4]), attributes, opset)
-
-
-def _build(
-    trace: Any, domain: str, name: str, formal: list[str], attributes: list[ir.Attr], opset: int
-) -> ir.Function:
-    function = build_function(
-        trace,
-        [ir.Value(name=key) for key in formal],
-        domain=domain,
-        name=name,
-        attributes=attributes,
-        opset_imports={"": opset, PORTABLE_DOMAIN: DOMAIN_VERSION},
-    )
-    _shorten(function)
-    return function
-
-
-def _shorten(function: ir.Function) -> None:
-    """Drops what the builder notes for debugging: it would be most of the bytes of a body."""
-    formal = {*function.inputs, *function.outputs}
-    for index, node in enumerate(function):
-        node.name = str(index)  # none would become a long one when the model is cloned
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.type = value.shape = None
-            value.metadata_props.clear()
-            if value not in formal:
-                value.name = f"v{index}"
-    for value in function.inputs:
-        value.type = value.shape = None
-        value.metadata_props.clear()
+    return build_body(trace, PORTABLE_DOMAIN, KERNEL_NAME, list(INPUTS[1:4]), attributes, opset)
 
 
 def _formal_attributes(activation: str) -> list[ir.Attr]:
@@ -127,65 +93,22 @@ def _dense_kernel(op: Any, basis: ir.Value, coefficients: ir.Value) -> ir.Value:
     """W = Ce (K, C/group, M) · B (M, *kernel), shape (K, C/group, *kernel)."""
     shape = _coefficient_shape(op)
     flat = op.Flatten(basis, axis=1)  # (M, kernel size)
-    kernel_size = _slice(op, op.Shape(basis), 1, _END)
-    dense_shape = op.Concat(_slice(op, shape, 0, 2), kernel_size, axis=0)
+    kernel_size = slice_axis(op, op.Shape(basis), 1, END)
+    dense_shape = op.Concat(slice_axis(op, shape, 0, 2), kernel_size, axis=0)
     return op.Reshape(op.MatMul(coefficients, flat), dense_shape)
 
 
 def _coefficients(op: Any, values: ir.Value, code: ir.Value) -> ir.Value:
-    """Unpacks Ce (K, C/group, M) from its stored blocks: see `runtimes.operators.positions`."""
+    """Unpacks Ce (K, C/group, M) from its stored blocks (n_stored, block)."""
     shape = _coefficient_shape(op)
-    block = _slice(op, op.Shape(values), 1, 2)  # (1,)
+    block = slice_axis(op, op.Shape(values), 1, 2)  # (1,)
     n_blocks = op.Div(op.ReduceProd(shape, keepdims=1), block)  # (1,)
-    symbols, escape = _symbols(op, code)  # (n_symbols,), scalar
-    is_stored = op.Less(symbols, escape)
-    first = op.Constant(value_int=0)
-    count = op.Cast(is_stored, to=ir.DataType.INT32)
-    position = op.Sub(op.CumSum(op.Add(symbols, count), first), _int32(op, 1))
-    # Escapes store nothing: they write to one extra block behind the end, cut off below.
-    target = op.Where(is_stored, op.Cast(position, to=ir.DataType.INT64), n_blocks)
-    source = op.Max(op.Sub(op.CumSum(count, first), _int32(op, 1)), _int32(op, 0))
-    one = _ints(op, 1)
-    empty = op.ConstantOfShape(op.Concat(op.Add(n_blocks, one), block, axis=0))
-    filled = op.ScatterND(empty, op.Unsqueeze(target, one), op.Gather(values, source, axis=0))
-    return op.Reshape(op.Slice(filled, _ints(op, 0), n_blocks), shape)
-
-
-def _symbols(op: Any, code: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Splits packed bytes into `position_bits`-wide symbols; also returns the escape symbol."""
-    width = op.Constant(
-        value_int=ir.RefAttr("value_int", "position_bits", ir.AttributeType.INT),
-    )
-    width = op.Reshape(width, _ints(op, 1))  # (1,)
-    bit = op.Constant(value=ir.tensor(np.arange(8, dtype=np.uint8)))
-    two = op.Constant(value=ir.tensor(np.array([2], np.uint8)))
-    shifted = op.BitShift(op.Unsqueeze(code, _ints(op, 1)), bit, direction="RIGHT")
-    bits = op.Reshape(op.Mod(shifted, two), _ints(op, -1))  # (8·n_bytes,)
-    n_symbols = op.Div(op.Shape(bits), width)
-    used = op.Slice(bits, _ints(op, 0), op.Mul(n_symbols, width))
-    table = op.Reshape(used, op.Concat(n_symbols, width, axis=0))  # (n_symbols, width)
-    weights = op.Constant(value=ir.tensor(2 ** np.arange(WIDTHS.stop - 1, dtype=np.int32)))
-    weights = op.Slice(weights, _ints(op, 0), width)  # (width,)
-    products = op.Mul(op.Cast(table, to=ir.DataType.INT32), weights)
-    symbols = op.ReduceSum(products, _ints(op, 1), keepdims=0)
-    return symbols, op.ReduceSum(weights, keepdims=0)
+    return op.Reshape(scatter_blocks(op, values, code, n_blocks), shape)
 
 
 def _coefficient_shape(op: Any) -> ir.Value:
     reference = ir.RefAttr("value_ints", "coefficient_shape", ir.AttributeType.INTS)
     return op.Constant(value_ints=reference)
-
-
-def _ints(op: Any, *numbers: int) -> ir.Value:
-    return op.Constant(value_ints=list(numbers))
-
-
-def _int32(op: Any, number: int) -> ir.Value:
-    return op.Constant(value=ir.tensor(np.array(number, np.int32)))
-
-
-def _slice(op: Any, x: ir.Value, start: int, end: int) -> ir.Value:
-    return op.Slice(x, _ints(op, start), _ints(op, end))
 
 
 def add_functions(model: ir.Model, names: Sequence[str], domain: str = DOMAIN) -> None:
