@@ -82,13 +82,26 @@ def cache_key(compiler_path: str) -> str:
 
 
 def instruction_set(library: Path) -> str:
-    """The kernels that a library chooses on this processor: avx512, avx2 or portable.
+    """The float kernels that a library chooses on this processor: avx512, avx2 or portable.
 
     Raises:
         NativeError: the file is not our library.
     """
+    return _chosen(library, "OptcInstructionSet")
+
+
+def hybrid_instruction_set(library: Path) -> str:
+    """The 8-bit kernels that it chooses: avx512, avx512vnni (no VBMI), avx2 or portable.
+
+    Raises:
+        NativeError: the file is not our library.
+    """
+    return _chosen(library, "OptcHybridInstructionSet")
+
+
+def _chosen(library: Path, function: str) -> str:
     try:
-        name = ctypes.CDLL(str(library)).OptcInstructionSet
+        name = getattr(ctypes.CDLL(str(library)), function)
     except (OSError, AttributeError) as error:
         raise NativeError(f"{library} is not a library of optc operators") from error
     name.restype = ctypes.c_char_p

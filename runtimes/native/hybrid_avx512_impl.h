@@ -31,7 +31,7 @@ inline __m512i piece(__m512i index, const uint8_t* p, int first) {
 }
 
 inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, uint8_t zero) {
-  const __m512i index = _mm512_load_si512(table), zeros = _mm512_set1_epi8(char(zero));
+  const __m512i index = _mm512_loadu_si512(table), zeros = _mm512_set1_epi8(char(zero));
   if constexpr (kHasBytePermute) {
     const __m512i bytes = _mm512_loadu_si512(p);
     _mm512_store_si512(out, _mm512_permutex2var_epi8(bytes, index, zeros));

@@ -19,7 +19,7 @@ struct OrtTensorTypeAndShapeInfo;
 struct OrtValue;
 
 enum OrtErrorCode { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
-enum OrtElementType { ORT_UNDEFINED = 0, ORT_FLOAT = 1, ORT_UINT8 = 2 };
+enum OrtElementType { ORT_UNDEFINED = 0, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3 };
 enum OrtCharacteristic { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 enum OrtMemoryType { ORT_MEMORY_DEFAULT = 0 };
 

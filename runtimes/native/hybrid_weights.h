@@ -1,0 +1,67 @@
+// Constants of a HybridDecomposedConv node: read from the file's compact form, checked, and packed
+// for the form of the second stage that is fastest for them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "constants.h"
+#include "hybrid_kernels.h"
+
+namespace optc {
+
+struct HybridAttributes {
+  Attributes conv;
+  int64_t value_bits = 8, block = 1, lower = 0, upper = 255;
+};
+
+// A uint8 tensor q stands for scale * (q - zero_point).
+struct Quantisation {
+  Constant<float> scale;
+  Constant<uint8_t> zero_point;
+};
+
+struct HybridConstants {
+  Quantisation x;
+  Constant<int8_t> basis;              // (M, *kernel)
+  Constant<uint8_t> shift;             // (M,)
+  Constant<uint8_t> values;            // (n_bytes,) packed symbols
+  Constant<uint8_t> positions;         // (n_bytes,)
+  Constant<int8_t> levels;             // (K, M)
+  Constant<float> scale, bias;         // (K,), bias may be absent
+  Quantisation y;
+  Quantisation residual;               // absent without one
+};
+
+// How the second stage reads Ce; see hybrid_kernels.h.
+enum class Form { kPairs, kDense, kSigns };
+
+// The factors as the kernels read them. Quads that no coefficient uses do not exist.
+struct HybridWeights {
+  int64_t K, C;
+  Form form;
+  std::vector<Quad> quads;           // by channel
+  std::vector<uint32_t> basis;       // (quads of basis kernels, steps, 4)
+  std::vector<int32_t> start_of_r;   // (quads of basis kernels, 4)
+  std::vector<int32_t> shift;        // (quads of basis kernels, 4)
+  std::vector<PairWeight> pairs;     // as HybridRowArgs has them, by form
+  std::vector<uint32_t> dense;
+  std::vector<SignRun> runs;
+  std::vector<uint32_t> signs;
+  std::vector<uint32_t> begin;
+  size_t quads_per_group;            // of kDense
+  std::vector<int32_t> start;        // (K,)
+  std::vector<float> a, b;           // (K,)
+  float rho;
+  uint8_t x_zero, y_zero, residual_zero, lower, upper;
+
+  Requantise requantise() const;
+};
+
+// Throws Error where the constants are malformed. `offset`: of T in the kernels. `wanted`: a form
+// in place of the fastest, where the weights can have it; for tests and measurements.
+HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
+                                  const HybridConstants& constants, int32_t offset,
+                                  const Form* wanted = nullptr);
+
+}  // namespace optc
