@@ -33,7 +33,7 @@ struct HybridConv::Run {
   size_t most_t_bytes() const {
     return op.weights_.quads.size() * size_t(kTileVectors * kQuadBytes);
   }
-  size_t window_bytes() const { return plan.most_windows * size_t(kWindow); }
+  size_t window_bytes() const { return 2 * plan.most_windows * size_t(kWindow); }
   const uint8_t* x_of(size_t index) const {
     return x + ptrdiff_t(index / plan.tiles.size()) * plan.samples * op.weights_.C * x_plane;
   }
@@ -125,7 +125,7 @@ struct HybridConv::Run {
     const HybridWeights& w = op.weights_;
     const size_t k_group = size_t(w.K) / size_t(op.group_);
     const HybridRowArgs args = {
-        &tile, t, k_begin, k_end, w.pairs.data(), w.dense.data(), w.runs.data(), w.signs.data(),
+        &tile, t, k_begin, k_end, w.order.data(), w.pairs.data(), w.dense.data(), w.runs.data(), w.signs.data(),
         w.begin.data(), k_group, w.quads_per_group, &op.requantise_, y, y_plane, residual};
     switch (w.form) {
       case Form::kPairs: return op.kernels_.pair_rows(args);

@@ -61,7 +61,7 @@ struct HybridResponseArgs {
   const uint32_t* basis;  // (quads of basis kernels, steps, 4) four taps each
   const int32_t* start;   // (quads of basis kernels, 4) zero point and rounding, to begin R with
   const int32_t* shift;   // (quads of basis kernels, 4)
-  uint8_t* windows;       // (n_windows, 64) to work with
+  uint8_t* windows;       // (2, n_windows, 64) to work with
   uint8_t* t;             // (n_quads, t_stride)
 };
 
@@ -71,9 +71,10 @@ struct PairWeight {
   uint32_t quad;
 };
 
-// Rows of T that one level multiplies: those to add, then those to subtract.
+// Rows of T that one level multiplies: some to add, then some to subtract.
 struct SignRun {
-  uint32_t plus, minus, end;  // in `signs`
+  uint32_t begin;        // in `signs`
+  uint16_t plus, minus;  // how many of either
   int32_t level;
 };
 
@@ -90,6 +91,7 @@ struct HybridRowArgs {
   const HybridTile* tile;
   const uint8_t* t;
   size_t k_begin, k_end;
+  const uint32_t* order;    // (K,) output channels; `pairs` and `runs` are in this order
   const PairWeight* pairs;  // by output channel
   const uint32_t* dense;    // (K / 4, quads of the group, 4) in place of `pairs`
   const SignRun* runs;      // by output channel, in place of `pairs`

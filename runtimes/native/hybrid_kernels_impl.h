@@ -1,6 +1,7 @@
 // Body of the kernels of hybrid_kernels.h, included once per instruction set by a file that has
 // defined, in a namespace of its own, the operations below. Sums are 16 int32, one a pixel.
 //
+//     OPTC_UNROLL                    a pragma before loops that are to be unrolled, or nothing
 //     kOffset                        T is stored plus this
 //     permute(out, p, table, zero)   64 bytes: p[table[i]], or `zero` where table[i] is kPadding
 //     Pixels, load_pixels(p)         64 bytes of X, [pixel][tap]
@@ -15,8 +16,6 @@
 //     finish<V>(args, k, sums)       requantises and stores V vectors
 //
 // Nothing of the standard library may be used here: see kernels_impl.h.
-
-#define OPTC_UNROLL _Pragma("GCC unroll 16")
 
 // The window of a channel where it does not lie in X entirely, or not within 64 bytes.
 inline void fill_at_edge(const HybridResponseArgs& a, const Window& window, const uint8_t* p,
@@ -34,77 +33,102 @@ inline void fill_at_edge(const HybridResponseArgs& a, const Window& window, cons
   permute(out, copy, window.table, a.zero_point);
 }
 
-inline void fill_windows(const HybridResponseArgs& a, uint32_t channel) {
+inline void fill_windows(const HybridResponseArgs& a, uint32_t channel, uint8_t* out) {
   const uint8_t* x = a.x + ptrdiff_t(channel) * a.plane;
-  for (size_t i = 0; i < a.tile->n_windows; ++i) {
-    const Window& window = a.tile->windows[i];
-    const uint8_t* p = x + window.offset;
-    uint8_t* out = a.windows + i * kWindow;
-    if (__builtin_expect(window.table != nullptr && p >= a.x_begin && p + kWindow <= a.x_end, 1)) {
-      permute(out, p, window.table, a.zero_point);
+  const Window* window = a.tile->windows;
+  const Window* end = window + a.tile->n_windows;
+  for (; window < end; ++window, out += kWindow) {
+    const uint8_t* p = x + window->offset;
+    if (__builtin_expect(window->table != nullptr && p >= a.x_begin && p + kWindow <= a.x_end, 1)) {
+      permute(out, p, window->table, a.zero_point);
     } else {
-      fill_at_edge(a, window, p, out);
+      fill_at_edge(a, *window, p, out);
     }
   }
 }
 
-// One quad over all vectors, [pixel][4]. S steps, or any number where S is 0.
+// Four basis kernels in registers, or in memory where the number of steps S is 0: any.
 template <int S>
-inline void respond_pair(const HybridResponseArgs& a, uint32_t basis, uint8_t* t) {
-  const size_t steps = S ? S : a.steps;
-  const uint32_t* words = a.basis + basis * steps * kQuad;
-  const int32_t* start = a.start + basis * kQuad;
-  Shift shift[kQuad];
-  OPTC_UNROLL for (int m = 0; m < kQuad; ++m) shift[m] = make_shift(a.shift[basis * kQuad + m]);
+struct QuadTaps {
   Taps taps[S ? S : 1][kQuad];
-  for (int s = 0; s < S; ++s) {
-    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) taps[s][m] = make_taps(words[s * kQuad + m]);
+  Sums start[kQuad];
+  Shift shift[kQuad];
+  const uint32_t* words;
+
+  QuadTaps(const HybridResponseArgs& a, uint32_t basis)
+      : words(a.basis + basis * a.steps * kQuad) {
+    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
+      start[m] = make_sums(a.start[basis * kQuad + m]);
+      shift[m] = make_shift(a.shift[basis * kQuad + m]);
+      OPTC_UNROLL for (int s = 0; s < S; ++s) taps[s][m] = make_taps(words[s * kQuad + m]);
+    }
   }
+  Taps at(size_t s, int m) const { return S ? taps[s][m] : make_taps(words[s * kQuad + m]); }
+};
+
+// One quad over all vectors, [pixel][4].
+template <int S>
+inline void respond_pair(const HybridResponseArgs& a, const QuadTaps<S>& quad,
+                         const uint8_t* windows, uint8_t* t) {
+  const size_t steps = S ? S : a.steps;
   const uint32_t* use = a.tile->use;
   for (int v = 0; v < a.tile->vectors; ++v, use += steps, t += kQuadBytes) {
-    Sums r[kQuad];
-    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) r[m] = make_sums(start[m]);
-    for (size_t s = 0; s < steps; ++s) {
-      const Pixels pixels = load_pixels(a.windows + use[s]);
-      OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
-        r[m] = respond(r[m], pixels, S ? taps[s][m] : make_taps(words[s * kQuad + m]));
-      }
+    Sums r[kQuad] = {quad.start[0], quad.start[1], quad.start[2], quad.start[3]};
+    OPTC_UNROLL for (size_t s = 0; s < steps; ++s) {
+      const Pixels pixels = load_pixels(windows + use[s]);
+      OPTC_UNROLL for (int m = 0; m < kQuad; ++m) r[m] = respond(r[m], pixels, quad.at(s, m));
     }
-    store_pair(t, r, shift);
+    store_pair(t, r, quad.shift);
   }
 }
 
 // One quad over V vectors, [4][pixel].
 template <int S, int V>
-inline void respond_signs(const HybridResponseArgs& a, uint32_t basis, uint8_t* t) {
+inline void respond_signs(const HybridResponseArgs& a, const QuadTaps<S>& quad,
+                          const uint8_t* windows, uint8_t* t) {
   const size_t steps = S ? S : a.steps;
-  const uint32_t* words = a.basis + basis * steps * kQuad;
-  for (int m = 0; m < kQuad; ++m, t += V * kPixels) {
+  OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
     Sums r[V];
-    OPTC_UNROLL for (int v = 0; v < V; ++v) r[v] = make_sums(a.start[basis * kQuad + m]);
-    for (size_t s = 0; s < steps; ++s) {
-      const Taps taps = make_taps(words[s * kQuad + m]);
+    OPTC_UNROLL for (int v = 0; v < V; ++v) r[v] = quad.start[m];
+    OPTC_UNROLL for (size_t s = 0; s < steps; ++s) {
+      const Taps taps = quad.at(s, m);
       OPTC_UNROLL for (int v = 0; v < V; ++v) {
-        r[v] = respond(r[v], load_pixels(a.windows + a.tile->use[v * steps + s]), taps);
+        r[v] = respond(r[v], load_pixels(windows + a.tile->use[v * steps + s]), taps);
       }
     }
-    store_row<V>(t, r, make_shift(a.shift[basis * kQuad + m]));
+    store_row<V>(t + m * V * kPixels, r, quad.shift[m]);
   }
 }
 
-template <typename Respond>
+// Windows of the next channel are made before the present one is used: their stores have time to
+// reach the cache.
+template <int S, typename Respond>
 inline void respond_all(const HybridResponseArgs& a, Respond respond_quad) {
+  uint8_t* windows = a.windows;
+  uint8_t* other = a.windows + a.tile->n_windows * kWindow;
   uint8_t* t = a.t;
   const size_t stride = size_t(a.tile->vectors) * kQuadBytes;
-  for (size_t q = 0; q < a.n_quads; ++q, t += stride) {
-    if (q == 0 || a.quads[q].channel != a.quads[q - 1].channel) fill_windows(a, a.quads[q].channel);
-    respond_quad(a.quads[q].basis, t);
+  const Quad* q = a.quads;
+  const Quad* end = q + a.n_quads;
+  if (q < end) fill_windows(a, q->channel, windows);
+  while (q < end) {
+    const QuadTaps<S> taps(a, q->basis);
+    for (const uint32_t basis = q->basis; q < end && q->basis == basis; ++q, t += stride) {
+      const bool last = q + 1 < end && q[1].channel != q->channel;
+      if (last) fill_windows(a, q[1].channel, other);
+      respond_quad(taps, windows, t);
+      if (!last) continue;
+      uint8_t* const used = windows;
+      windows = other, other = used;
+    }
   }
 }
 
 template <int S>
 void pair_responses_of(const HybridResponseArgs& a) {
-  respond_all(a, [&](uint32_t basis, uint8_t* t) { respond_pair<S>(a, basis, t); });
+  respond_all<S>(a, [&](const QuadTaps<S>& quad, const uint8_t* windows, uint8_t* t) {
+    respond_pair<S>(a, quad, windows, t);
+  });
 }
 
 void pair_responses(const HybridResponseArgs& a) {
@@ -115,7 +139,9 @@ void pair_responses(const HybridResponseArgs& a) {
 
 template <int S, int V>
 void sign_responses_of(const HybridResponseArgs& a) {
-  respond_all(a, [&](uint32_t basis, uint8_t* t) { respond_signs<S, V>(a, basis, t); });
+  respond_all<S>(a, [&](const QuadTaps<S>& quad, const uint8_t* windows, uint8_t* t) {
+    respond_signs<S, V>(a, quad, windows, t);
+  });
 }
 
 template <int S>
@@ -137,11 +163,12 @@ void sign_responses(const HybridResponseArgs& a) {
 // additions would wait for itself.
 template <int V>
 void pair_rows_of(const HybridRowArgs& a) {
-  constexpr int kChains = V == 1 ? 6 : V == 2 ? 3 : 2;
+  constexpr int kChains = V == 1 ? 4 : V == 4 ? 1 : 2;
   constexpr ptrdiff_t kStride = V * kQuadBytes;
-  for (size_t k = a.k_begin; k < a.k_end; ++k) {
-    const PairWeight* pair = a.pairs + a.begin[k];
-    const PairWeight* end = a.pairs + a.begin[k + 1];
+  for (size_t row = a.k_begin; row < a.k_end; ++row) {
+    const size_t k = a.order[row];
+    const PairWeight* pair = a.pairs + a.begin[row];
+    const PairWeight* end = a.pairs + a.begin[row + 1];
     Sums sums[kChains][V];
     OPTC_UNROLL for (int i = 0; i < kChains; ++i) {
       OPTC_UNROLL for (int v = 0; v < V; ++v) {
@@ -196,23 +223,28 @@ void dense_rows_of(const HybridRowArgs& a) {
   }
 }
 
-// One run of rows to add and to subtract.
+// The sum of one run of rows.
 template <int V>
 inline Words<V> run_words(const HybridRowArgs& a, const SignRun& run) {
   Words<V> words = {};
   constexpr ptrdiff_t kStride = V * kPixels;
-  for (uint32_t i = run.plus; i < run.minus; ++i) words.add(a.t + a.signs[i] * kStride);
-  for (uint32_t i = run.minus; i < run.end; ++i) words.subtract(a.t + a.signs[i] * kStride);
+  const uint32_t* sign = a.signs + run.begin;
+  const uint32_t* minus = sign + run.plus;
+  for (; sign < minus; ++sign) words.add(a.t + *sign * kStride);
+  for (const uint32_t* end = sign + run.minus; sign < end; ++sign) {
+    words.subtract(a.t + *sign * kStride);
+  }
   return words;
 }
 
 template <int V>
 void sign_rows_of(const HybridRowArgs& a) {
-  for (size_t k = a.k_begin; k < a.k_end; ++k) {
+  for (size_t row = a.k_begin; row < a.k_end; ++row) {
+    const size_t k = a.order[row];
     Sums sums[V];
     OPTC_UNROLL for (int v = 0; v < V; ++v) sums[v] = make_sums(a.requantise->start[k]);
-    const SignRun* run = a.runs + a.begin[k];
-    const SignRun* end = a.runs + a.begin[k + 1];
+    const SignRun* run = a.runs + a.begin[row];
+    const SignRun* end = a.runs + a.begin[row + 1];
     for (; end - run >= 2; run += 2) {
       spill(sums, run_words<V>(a, run[0]), run[0].level, run_words<V>(a, run[1]), run[1].level);
     }

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#define OPTC_UNROLL  // loops over arrays need none, and would take long to compile
+
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <tuple>
 
 namespace optc {
@@ -122,12 +123,32 @@ void put(uint32_t& word, const Term& term) {
   word |= uint32_t(uint8_t(term.value())) << 8 * term.m;
 }
 
+// Where the terms of each output channel begin; the last entry is their end.
+std::vector<size_t> begins(const std::vector<Term>& terms, int64_t K) {
+  std::vector<size_t> begin(size_t(K) + 1, 0);
+  for (const Term& term : terms) ++begin[term.k + 1];
+  for (size_t k = 0; k < size_t(K); ++k) begin[k + 1] += begin[k];
+  return begin;
+}
+
+// Output channels by their number of terms: loops of equal length that follow each other are
+// foreseen by the processor.
+std::vector<uint32_t> by_length(const std::vector<size_t>& begin) {
+  std::vector<uint32_t> order(begin.size() - 1);
+  std::iota(order.begin(), order.end(), 0u);
+  const auto length = [&](uint32_t k) { return begin[k + 1] - begin[k]; };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](uint32_t a, uint32_t b) { return length(a) > length(b); });
+  return order;
+}
+
 void pack_pairs(const std::vector<Term>& terms, HybridWeights& packed) {
+  std::vector<size_t> begin = begins(terms, packed.K);
+  packed.order = by_length(begin);
   packed.begin.assign(1, 0);
-  size_t i = 0;
-  for (int64_t k = 0; k < packed.K; ++k) {
-    for (; i < terms.size() && terms[i].k == k; ++i) {
-      if (packed.pairs.size() == packed.begin.back() || packed.pairs.back().quad != terms[i].quad) {
+  for (const uint32_t k : packed.order) {
+    for (size_t i = begin[k]; i < begin[k + 1]; ++i) {
+      if (i == begin[k] || terms[i].quad != terms[i - 1].quad) {
         packed.pairs.push_back({0, terms[i].quad});
       }
       put(packed.pairs.back().weight, terms[i]);
@@ -146,27 +167,32 @@ void pack_dense(const std::vector<Term>& terms, int64_t group, HybridWeights& pa
   }
 }
 
-// Terms of one output channel and level make a run, or several where it grows too long.
+// Terms [begin, end) of one output channel and level make a run.
+void add_run(const Term* begin, const Term* end, HybridWeights& packed) {
+  SignRun run = {uint32_t(packed.signs.size()), 0, 0, begin->level};
+  for (const int32_t sign : {1, -1}) {
+    for (const Term* term = begin; term < end; ++term) {
+      if (term->symbol != sign) continue;
+      packed.signs.push_back(term->quad * kQuad + term->m);
+      ++(sign > 0 ? run.plus : run.minus);
+    }
+  }
+  packed.runs.push_back(run);
+}
+
+// Runs of each output channel, by level; several of a level where one would grow too long.
 void pack_signs(std::vector<Term> terms, HybridWeights& packed) {
   const auto key = [](const Term& t) { return std::make_tuple(t.k, t.level); };
   std::stable_sort(terms.begin(), terms.end(),
                    [&](const Term& a, const Term& b) { return key(a) < key(b); });
+  const std::vector<size_t> begin = begins(terms, packed.K);
+  packed.order = by_length(begin);
   packed.begin.assign(1, 0);
-  size_t i = 0;
-  for (int64_t k = 0; k < packed.K; ++k) {
-    while (i < terms.size() && terms[i].k == k) {
-      size_t end = i;
-      while (end < terms.size() && end - i < kMaxRun && key(terms[end]) == key(terms[i])) ++end;
-      SignRun run = {uint32_t(packed.signs.size()), 0, 0, terms[i].level};
-      for (const int32_t sign : {1, -1}) {
-        if (sign < 0) run.minus = uint32_t(packed.signs.size());
-        for (size_t j = i; j < end; ++j) {
-          if (terms[j].symbol == sign) packed.signs.push_back(terms[j].quad * kQuad + terms[j].m);
-        }
-      }
-      run.end = uint32_t(packed.signs.size());
-      packed.runs.push_back(run);
-      i = end;
+  for (const uint32_t k : packed.order) {
+    for (size_t i = begin[k], end; i < begin[k + 1]; i = end) {
+      end = i + 1;
+      while (end < begin[k + 1] && end - i < kMaxRun && terms[end].level == terms[i].level) ++end;
+      add_run(&terms[i], terms.data() + end, packed);
     }
     packed.begin.push_back(uint32_t(packed.runs.size()));
   }

@@ -44,6 +44,7 @@ struct HybridWeights {
   std::vector<uint32_t> basis;       // (quads of basis kernels, steps, 4)
   std::vector<int32_t> start_of_r;   // (quads of basis kernels, 4)
   std::vector<int32_t> shift;        // (quads of basis kernels, 4)
+  std::vector<uint32_t> order;       // (K,) output channels in the order of the following
   std::vector<PairWeight> pairs;     // as HybridRowArgs has them, by form
   std::vector<uint32_t> dense;
   std::vector<SignRun> runs;

@@ -101,7 +101,7 @@ def test_the_sweep_tells_rounding_and_saturation_apart() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     seed=st.integers(0, 2**32),
