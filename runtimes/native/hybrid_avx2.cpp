@@ -89,13 +89,15 @@ inline __m256i piece(__m256i index, const uint8_t* p, int first) {
   return _mm256_shuffle_epi8(bytes, _mm256_adds_epu8(in_piece, _mm256_set1_epi8(0x70)));
 }
 
-inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, uint8_t zero) {
+inline __m256i make_zero(uint8_t zero) { return _mm256_set1_epi8(char(zero)); }
+
+inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, __m256i zero) {
   OPTC_UNROLL for (int i = 0; i < 2; ++i) {
     const __m256i index = load(table + 32 * i);
     const __m256i padding = _mm256_cmpeq_epi8(index, _mm256_set1_epi8(kPadding));
     const __m256i low = _mm256_or_si256(piece(index, p, 0), piece(index, p, 16));
     const __m256i high = _mm256_or_si256(piece(index, p, 32), piece(index, p, 48));
-    const __m256i zeros = _mm256_and_si256(padding, _mm256_set1_epi8(char(zero)));
+    const __m256i zeros = _mm256_and_si256(padding, zero);
     store(out + 32 * i, _mm256_or_si256(_mm256_or_si256(low, high), zeros));
   }
 }

@@ -30,8 +30,10 @@ inline __m512i piece(__m512i index, const uint8_t* p, int first) {
   return _mm512_shuffle_epi8(bytes, _mm512_adds_epu8(in_piece, _mm512_set1_epi8(0x70)));
 }
 
-inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, uint8_t zero) {
-  const __m512i index = _mm512_loadu_si512(table), zeros = _mm512_set1_epi8(char(zero));
+inline __m512i make_zero(uint8_t zero) { return _mm512_set1_epi8(char(zero)); }
+
+inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, __m512i zeros) {
+  const __m512i index = _mm512_loadu_si512(table);
   if constexpr (kHasBytePermute) {
     const __m512i bytes = _mm512_loadu_si512(p);
     _mm512_store_si512(out, _mm512_permutex2var_epi8(bytes, index, zeros));

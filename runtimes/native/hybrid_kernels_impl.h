@@ -3,6 +3,7 @@
 //
 //     OPTC_UNROLL                    a pragma before loops that are to be unrolled, or nothing
 //     kOffset                        T is stored plus this
+//     make_zero(zero)                the zero point as `permute` takes it
 //     permute(out, p, table, zero)   64 bytes: p[table[i]], or `zero` where table[i] is kPadding
 //     Pixels, load_pixels(p)         64 bytes of X, [pixel][tap]
 //     Taps, make_taps(word)          four int8 for every pixel
@@ -17,10 +18,10 @@
 //
 // Nothing of the standard library may be used here: see kernels_impl.h.
 
-// The window of a channel where it does not lie in X entirely, or not within 64 bytes.
+// A window where it does not lie in X entirely, or not within 64 bytes.
 inline void fill_at_edge(const HybridResponseArgs& a, const Window& window, const uint8_t* p,
                          uint8_t* out) {
-  if (window.scattered != nullptr) {
+  if (window.table == nullptr) {
     for (int i = 0; i < kWindow; ++i) {
       out[i] = window.scattered[i] < 0 ? a.zero_point : p[window.scattered[i]];
     }
@@ -30,22 +31,43 @@ inline void fill_at_edge(const HybridResponseArgs& a, const Window& window, cons
   for (int i = 0; i < kWindow; ++i) {
     if (p + i >= a.x_begin && p + i < a.x_end) copy[i] = p[i];
   }
-  permute(out, copy, window.table, a.zero_point);
+  permute(out, copy, window.table, make_zero(a.zero_point));
 }
 
-inline void fill_windows(const HybridResponseArgs& a, uint32_t channel, uint8_t* out) {
-  const uint8_t* x = a.x + ptrdiff_t(channel) * a.plane;
-  const Window* window = a.tile->windows;
-  const Window* end = window + a.tile->n_windows;
-  for (; window < end; ++window, out += kWindow) {
-    const uint8_t* p = x + window->offset;
-    if (__builtin_expect(window->table != nullptr && p >= a.x_begin && p + kWindow <= a.x_end, 1)) {
-      permute(out, p, window->table, a.zero_point);
-    } else {
-      fill_at_edge(a, *window, p, out);
+// Fills the windows of a channel.
+class WindowFiller {
+ public:
+  explicit WindowFiller(const HybridResponseArgs& a)
+      : a_(a), zero_(make_zero(a.zero_point)), begin_(a.tile->windows),
+        end_(begin_ + a.tile->n_windows), low_(0), high_(0), scattered_(false) {
+    for (const Window* window = begin_; window < end_; ++window) {
+      if (window == begin_ || window->offset < low_) low_ = window->offset;
+      if (window == begin_ || window->offset > high_) high_ = window->offset;
+      scattered_ |= window->table == nullptr;
     }
   }
-}
+
+  void fill(uint32_t channel, uint8_t* out) const {
+    const uint8_t* x = a_.x + ptrdiff_t(channel) * a_.plane;
+    if (scattered_ || x + low_ < a_.x_begin || x + high_ + kWindow > a_.x_end) {
+      for (const Window* window = begin_; window < end_; ++window, out += kWindow) {
+        fill_at_edge(a_, *window, x + window->offset, out);
+      }
+      return;
+    }
+    const auto zero = zero_;
+    for (const Window *window = begin_, *end = end_; window < end; ++window, out += kWindow) {
+      permute(out, x + window->offset, window->table, zero);
+    }
+  }
+
+ private:
+  const HybridResponseArgs& a_;
+  decltype(make_zero(0)) zero_;
+  const Window *begin_, *end_;
+  ptrdiff_t low_, high_;
+  bool scattered_;
+};
 
 // Four basis kernels in registers, or in memory where the number of steps S is 0: any.
 template <int S>
@@ -110,12 +132,13 @@ inline void respond_all(const HybridResponseArgs& a, Respond respond_quad) {
   const size_t stride = size_t(a.tile->vectors) * kQuadBytes;
   const Quad* q = a.quads;
   const Quad* end = q + a.n_quads;
-  if (q < end) fill_windows(a, q->channel, windows);
+  const WindowFiller filler(a);
+  if (q < end) filler.fill(q->channel, windows);
   while (q < end) {
     const QuadTaps<S> taps(a, q->basis);
     for (const uint32_t basis = q->basis; q < end && q->basis == basis; ++q, t += stride) {
       const bool last = q + 1 < end && q[1].channel != q->channel;
-      if (last) fill_windows(a, q[1].channel, other);
+      if (last) filler.fill(q[1].channel, other);
       respond_quad(taps, windows, t);
       if (!last) continue;
       uint8_t* const used = windows;

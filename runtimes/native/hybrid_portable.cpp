@@ -64,6 +64,8 @@ inline Sums dot(const Sums& sums, const uint8_t* t, const Weight& weight) {
   return add_products(sums, reinterpret_cast<const int8_t*>(t), weight);
 }
 
+inline uint8_t make_zero(uint8_t zero) { return zero; }
+
 inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, uint8_t zero) {
   for (int i = 0; i < kWindow; ++i) out[i] = table[i] == kPadding ? zero : p[table[i]];
 }
