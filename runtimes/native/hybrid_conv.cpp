@@ -19,6 +19,8 @@ thread_local Scratch window_scratch;  // windows where threads share T
 struct HybridConv::Run {
   const HybridConv& op;
   const HybridPlan& plan;
+  const HybridWeights& w;
+  const Requantise requantise;
   const uint8_t* x;
   const uint8_t* x_end;
   const uint8_t* residual;
@@ -31,11 +33,11 @@ struct HybridConv::Run {
   int64_t units() const { return (samples + plan.samples - 1) / plan.samples; }
   int64_t tiles() const { return units() * int64_t(plan.tiles.size()); }
   size_t most_t_bytes() const {
-    return op.weights_.quads.size() * size_t(kTileVectors * kQuadBytes);
+    return w.quads.size() * size_t(kTileVectors * kQuadBytes);
   }
   size_t window_bytes() const { return 2 * plan.most_windows * size_t(kWindow); }
   const uint8_t* x_of(size_t index) const {
-    return x + ptrdiff_t(index / plan.tiles.size()) * plan.samples * op.weights_.C * x_plane;
+    return x + ptrdiff_t(index / plan.tiles.size()) * plan.samples * w.C * x_plane;
   }
 
   // No vectors: all samples of the tile lie behind the last.
@@ -46,7 +48,7 @@ struct HybridConv::Run {
     tile.contiguous = true;
     for (int v = 0; v < planned.vectors && first_sample + planned.sample[v] < samples; ++v) {
       const int64_t sample = first_sample + planned.sample[v];
-      tile.output[v] = sample * op.weights_.K * y_plane + planned.pixel[v];
+      tile.output[v] = sample * w.K * y_plane + planned.pixel[v];
       tile.pixels[v] = planned.pixels[v];
       tile.contiguous &= tile.pixels[v] == kPixels && tile.output[v] == tile.output[0] + v * kPixels;
       tile.vectors = v + 1;
@@ -73,8 +75,8 @@ struct HybridConv::Run {
     }
     const HybridTile own = tile(index);
     if (own.vectors == 0) return;
-    responses(own, x_of(index), 0, op.weights_.quads.size(), t, t + most_t_bytes());
-    rows(own, t, 0, size_t(op.weights_.K));
+    responses(own, x_of(index), 0, w.quads.size(), t, t + most_t_bytes());
+    rows(own, t, 0, size_t(w.K));
   }
 
   // First all responses of all tiles, then all output channels: threads share a tile.
@@ -90,7 +92,7 @@ struct HybridConv::Run {
   }
 
   void responses_of_chunk(size_t i) {
-    const size_t index = i / kChunks, chunk = i % kChunks, n = op.weights_.quads.size();
+    const size_t index = i / kChunks, chunk = i % kChunks, n = w.quads.size();
     const size_t begin = n * chunk / kChunks, end = n * (chunk + 1) / kChunks;
     const HybridTile own = tile(index);
     if (begin == end || own.vectors == 0) return;
@@ -105,28 +107,26 @@ struct HybridConv::Run {
 
   void rows_of_chunk(size_t i) {
     const size_t index = i / kChunks, chunk = i % kChunks;
-    const size_t fours = (size_t(op.weights_.K) + kDenseRows - 1) / kDenseRows;
+    const size_t fours = (size_t(w.K) + kDenseRows - 1) / kDenseRows;
     const size_t begin = fours * chunk / kChunks * kDenseRows;
-    const size_t end = std::min(fours * (chunk + 1) / kChunks * kDenseRows, size_t(op.weights_.K));
+    const size_t end = std::min(fours * (chunk + 1) / kChunks * kDenseRows, size_t(w.K));
     const HybridTile own = tile(index);
     if (begin < end && own.vectors > 0) rows(own, all_t + index * most_t_bytes(), begin, end);
   }
 
   void responses(const HybridTile& tile, const uint8_t* of_tile, size_t begin, size_t end,
                  uint8_t* t, uint8_t* windows) const {
-    const HybridWeights& w = op.weights_;
-    const HybridResponseArgs args = {
+      const HybridResponseArgs args = {
         &tile, of_tile, x, x_end, x_plane, w.x_zero, w.quads.data() + begin, end - begin,
         plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
     w.form == Form::kSigns ? op.kernels_.sign_responses(args) : op.kernels_.pair_responses(args);
   }
 
   void rows(const HybridTile& tile, const uint8_t* t, size_t k_begin, size_t k_end) const {
-    const HybridWeights& w = op.weights_;
-    const size_t k_group = size_t(w.K) / size_t(op.group_);
+      const size_t k_group = size_t(w.K) / size_t(op.group_);
     const HybridRowArgs args = {
         &tile, t, k_begin, k_end, w.order.data(), w.pairs.data(), w.dense.data(), w.runs.data(), w.signs.data(),
-        w.begin.data(), k_group, w.quads_per_group, &op.requantise_, y, y_plane, residual};
+        w.begin.data(), k_group, w.quads_per_group, &requantise, y, y_plane, residual};
     switch (w.form) {
       case Form::kPairs: return op.kernels_.pair_rows(args);
       case Form::kDense: return op.kernels_.dense_rows(args);
@@ -138,10 +138,13 @@ struct HybridConv::Run {
 HybridConv::HybridConv(const HybridAttributes& attributes, const HybridConstants& constants,
                        const HybridKernels& kernels, const Form* form)
     : geometry_(read_geometry(attributes.conv, constants.basis.shape)),
-      weights_(pack_hybrid_weights(attributes, constants, kernels.offset, form)),
-      requantise_(weights_.requantise()),
+      weights_(pack_hybrid_weights(attributes, constants, kernels.offset, false, form)),
       group_(attributes.conv.group),
-      kernels_(kernels) {}
+      kernels_(kernels) {
+  auto narrow = std::make_unique<HybridWeights>(
+      pack_hybrid_weights(attributes, constants, kernels.offset, true, form));
+  if (narrow->form != weights_.form) narrow_ = std::move(narrow);
+}
 
 std::vector<int64_t> HybridConv::output_shape(const std::vector<int64_t>& x_shape) const {
   return optc::output_shape(geometry_, weights_.C, weights_.K, x_shape);
@@ -160,7 +163,9 @@ void HybridConv::run(const uint8_t* x, const std::vector<int64_t>& x_shape,
   const int64_t height = geometry_.rank == 2 ? x_shape[2] : 1, width = x_shape.back();
   if (x_shape[0] == 0) return;
   const std::shared_ptr<const HybridPlan> plan = plan_of(height, width);
-  Run run = {*this, *plan, x, x + x_shape[0] * weights_.C * height * width, residual, y,
+  const bool is_narrow = x_shape[0] == 1 && plan->samples > kTileVectors / 2;  // of one vector
+  const HybridWeights& weights = is_narrow && narrow_ != nullptr ? *narrow_ : weights_;
+  Run run = {*this, *plan, weights, weights.requantise(), x, x + x_shape[0] * weights_.C * height * width, residual, y,
              x_shape[0], ptrdiff_t(height * width), ptrdiff_t(plan->output[0] * plan->output[1])};
   run.tiles() < kFewTiles ? run.by_stage(pool) : run.by_tile(pool);
 }

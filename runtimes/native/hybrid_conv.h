@@ -38,7 +38,7 @@ class HybridConv {
 
   Geometry geometry_;
   HybridWeights weights_;
-  Requantise requantise_;
+  std::unique_ptr<HybridWeights> narrow_;  // in their own form for small images; null: the same
   int64_t group_;
   const HybridKernels& kernels_;
   mutable std::mutex plan_lock_;

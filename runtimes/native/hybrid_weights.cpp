@@ -11,10 +11,14 @@ namespace {
 
 constexpr int kMaxShift = 24, kMaxCoefficient = 127;
 
-// Time of the second stage, in instructions on 64 pixels with AVX-512, as measured on Zen 4 (the
-// layers of samples/benchmarks/native_int8.py): of a stored pair, of a pair in the dense form,
-// where loads are shared, of one sign, and of a run of signs.
-constexpr double kPairCost = 5.2, kDenseCost = 4.2, kSignCost = 1.7, kRunCost = 11;
+// Time of the second stage in cycles of a Zen 4 with AVX-512, as fitted to the layers of ResNet-18
+// at 100, 50, 25 and 10 % of pairs and 30 and 7 % of ternary elements: of a stored pair, of a pair
+// in the dense form, where loads are shared, of one sign, and of a run of signs.
+struct Costs {
+  double pair, dense, sign, run;
+};
+constexpr Costs kWide = {6.5, 4.2, 2.05, 11};  // tiles of four vectors
+constexpr Costs kNarrow = {1.95, 1.05, 2, 8};  // tiles of one
 
 // One nonzero of Ce.
 struct Term {
@@ -206,26 +210,28 @@ bool can_have(Form form, const std::vector<Term>& terms, int64_t K, int64_t grou
   return std::all_of(terms.begin(), terms.end(), [](const Term& t) { return std::abs(t.symbol) == 1; });
 }
 
-double cost(Form form, const std::vector<Term>& terms, double pairs) {
-  if (form == Form::kDense) return kDenseCost * pairs;
+double cost(Form form, const std::vector<Term>& terms, double pairs, const Costs& costs) {
+  if (form == Form::kDense) return costs.dense * pairs;
   size_t stored = 0, runs = 0;
   for (size_t i = 0; i < terms.size(); ++i) {
     const bool first = i == 0 || terms[i].k != terms[i - 1].k;
     stored += first || terms[i].quad != terms[i - 1].quad;
   }
-  if (form == Form::kPairs) return kPairCost * double(stored);
+  if (form == Form::kPairs) return costs.pair * double(stored);
   std::vector<std::tuple<uint32_t, int32_t>> keys;
   for (const Term& term : terms) keys.emplace_back(term.k, term.level);
   std::sort(keys.begin(), keys.end());
   runs = size_t(std::unique(keys.begin(), keys.end()) - keys.begin()) + terms.size() / kMaxRun;
-  return kSignCost * double(terms.size()) + kRunCost * double(runs);
+  return costs.sign * double(terms.size()) + costs.run * double(runs);
 }
 
 // `pairs`: (output, quad) pairs, stored or not.
-Form fastest(const std::vector<Term>& terms, int64_t K, int64_t group, double pairs) {
+Form fastest(const std::vector<Term>& terms, int64_t K, int64_t group, double pairs,
+             const Costs& costs) {
   Form best = Form::kPairs;
   for (const Form form : {Form::kDense, Form::kSigns}) {
-    if (can_have(form, terms, K, group) && cost(form, terms, pairs) < cost(best, terms, pairs)) {
+    if (can_have(form, terms, K, group) &&
+        cost(form, terms, pairs, costs) < cost(best, terms, pairs, costs)) {
       best = form;
     }
   }
@@ -294,7 +300,7 @@ Requantise HybridWeights::requantise() const {
 }
 
 HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
-                                  const HybridConstants& constants, int32_t offset,
+                                  const HybridConstants& constants, int32_t offset, bool narrow,
                                   const Form* wanted) {
   check(attributes, constants);
   const Attributes& conv = attributes.conv;
@@ -312,7 +318,8 @@ HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
   const double pairs = double(packed.K) * double(packed.C / conv.group) * double(quads_of_channel);
   packed.form = wanted != nullptr && can_have(*wanted, terms, packed.K, conv.group)
                     ? *wanted
-                    : fastest(terms, packed.K, conv.group, pairs);
+                    : fastest(terms, packed.K, conv.group, pairs,
+                              narrow ? kNarrow : kWide);
   number_quads(terms, quads_of_channel, packed.form == Form::kDense, packed);
   switch (packed.form) {
     case Form::kPairs: pack_pairs(terms, packed); break;

@@ -59,10 +59,11 @@ struct HybridWeights {
   Requantise requantise() const;
 };
 
-// Throws Error where the constants are malformed. `offset`: of T in the kernels. `wanted`: a form
-// in place of the fastest, where the weights can have it; for tests and measurements.
+// Throws Error where the constants are malformed. `offset`: of T in the kernels. The form is the
+// fastest for tiles of one vector (`narrow`) or of several, unless one is `wanted` that the weights
+// can have; for tests and measurements.
 HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
-                                  const HybridConstants& constants, int32_t offset,
+                                  const HybridConstants& constants, int32_t offset, bool narrow,
                                   const Form* wanted = nullptr);
 
 }  // namespace optc

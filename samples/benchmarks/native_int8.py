@@ -156,8 +156,12 @@ class Network:
         return self.quantise(self.node("Relu", [y]) if relu else y)
 
     def max_pool(self, x: ir.Value) -> ir.Value:
-        """Halves the image."""
-        return self.node("MaxPool", [x], {"kernel_shape": [2, 2], "strides": [2, 2]})
+        """Halves the image; in float32, as onnxruntime is slow with uint8 outside of its int8."""
+        geometry = {"kernel_shape": [2, 2], "strides": [2, 2]}
+        if self.form.dense:
+            return self.node("MaxPool", [x], geometry)
+        pooled = self.node("MaxPool", [self.node("Cast", [x], {"to": ir.DataType.FLOAT})], geometry)
+        return self.node("Cast", [pooled], {"to": ir.DataType.UINT8})
 
     def weights(self, shape: tuple[int, ...]) -> list[ir.Value]:
         """Random weight and bias: int8 and int32 with a scale per channel, or fp32."""

@@ -132,6 +132,19 @@ def test_any_layer_equals_the_reference(
     assert_equals_the_reference(random_hybrid_layer(**drawn))
 
 
+@pytest.mark.parametrize("density", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("bits", [1, 8])
+def test_small_images_may_run_in_another_form(density: float, bits: int) -> None:
+    layer = random_hybrid_layer(0, shape=(32, 48, 4), density=density, bits=bits)
+    session = ort.session(layer.model().SerializeToString(), native=library(), threads=2)
+    for batch, image in [(1, (4, 4)), (1, (16, 16)), (3, (4, 4)), (1, (2, 2)), (1, (6, 5))]:
+        other = random_hybrid_layer(
+            0, shape=(32, 48, 4), density=density, bits=bits, batch=batch, image=image
+        )
+        [y] = ort.run(session, other.feeds)
+        np.testing.assert_array_equal(y, other.expected())
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_long_runs_do_not_overflow(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Responses of -128 and 127 throughout, more of them than 16 bits can add."""
