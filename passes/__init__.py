@@ -1,5 +1,6 @@
 """One graph pass a module, and under `mathematics` the numpy behind them."""
 
+from passes.escalate import EscalatePass
 from passes.framework import CompressionPass
 from passes.fuse import FusePass
 from passes.lower import LowerPass
@@ -8,6 +9,7 @@ from passes.select import SelectPass
 from passes.shrink import ShrinkPass
 
 PASSES: dict[str, type[CompressionPass]] = {
-    each.name: each for each in (PenniPass, ShrinkPass, FusePass, SelectPass, LowerPass)
+    each.name: each
+    for each in (PenniPass, EscalatePass, ShrinkPass, FusePass, SelectPass, LowerPass)
 }
 """Every pass that `optc transform` offers, by the name a user types."""

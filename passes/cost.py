@@ -19,8 +19,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from passes.framework import Cost
-from runtimes.operators import DOMAINS
+from runtimes.operators import DOMAINS, hybrid_conv
 from runtimes.operators.decomposed_conv import is_decomposed_conv
+from runtimes.operators.hybrid_conv import is_hybrid_conv
 from runtimes.operators.schemas import register_schemas
 
 Sizes = tuple[int, ...]
@@ -59,8 +60,11 @@ def model_cost(model: ir.Model) -> Cost:
     run an unknown number of times.
     """
     tensors = list(_constants(model))
+    hybrids = [node for graph in model.graphs() for node in graph if is_hybrid_conv(node)]
+    packed = {id(v.const_value) for node in hybrids for v in node.inputs[3:8] if v is not None}
+    weights = (tensor for tensor in tensors if _is_weight(tensor) and id(tensor) not in packed)
     return Cost(
-        parameters=sum(_nonzeros(tensor) for tensor in tensors if _is_weight(tensor)),
+        parameters=sum(map(_nonzeros, weights)) + sum(map(hybrid_parameters, hybrids)),
         macs=None if _has_hidden_layers(model) else _sum(_layer_macs(model).values()),
         nbytes=sum(tensor.nbytes for tensor in tensors),
     )
@@ -68,7 +72,11 @@ def model_cost(model: ir.Model) -> Cost:
 
 def is_layer(node: ir.Node) -> bool:
     """Whether a node's cost is counted."""
-    return is_decomposed_conv(node) or (node.domain == "" and node.op_type in _WORK)
+    return (
+        is_decomposed_conv(node)
+        or is_hybrid_conv(node)
+        or (node.domain == "" and node.op_type in _WORK)
+    )
 
 
 def layer_name(node: ir.Node) -> str:
@@ -126,10 +134,15 @@ def _layer_macs(model: ir.Model) -> dict[int, int | None]:
     macs: dict[int, int | None] = {}
     for index, node in enumerate(shaped.graph):
         if is_layer(node):
-            work = _decomposed_macs if is_decomposed_conv(node) else _WORK[node.op_type]
-            total = work(node)
+            total = _work(node)(node)
             macs[index] = None if total is None else total // samples
     return macs
+
+
+def _work(node: ir.Node) -> Work:
+    if is_hybrid_conv(node):
+        return _hybrid_macs
+    return _decomposed_macs if is_decomposed_conv(node) else _WORK[node.op_type]
 
 
 def _cost(node: ir.Node, own: Sequence[ir.Value | None], macs: int | None) -> Cost:
@@ -138,6 +151,8 @@ def _cost(node: ir.Node, own: Sequence[ir.Value | None], macs: int | None) -> Co
     if is_decomposed_conv(node):
         basis, values = tensors[1:3]
         parameters = (0 if basis is None else basis.size) + _nonzeros(values)
+    elif is_hybrid_conv(node):
+        parameters = hybrid_parameters(node)
     else:  # biases, scales and zero points are vectors
         matrices = [tensor for tensor in tensors if tensor is not None and len(tensor.shape) > 1]
         parameters = sum(_nonzeros(tensor) for tensor in matrices)
@@ -224,6 +239,22 @@ def _decomposed_macs(node: ir.Node) -> int | None:
         return None
     pixels = y[0] * math.prod(y[2:])
     return pixels * (x[1] * math.prod(basis) + _nonzeros(values.const_value))
+
+
+def hybrid_parameters(node: ir.Node) -> int:
+    """Coefficients of a `HybridDecomposedConv` that are not zero, and the basis."""
+    weights = hybrid_conv.read_weights(node)
+    return int(np.count_nonzero(weights.symbols)) + weights.basis.size
+
+
+def _hybrid_macs(node: ir.Node) -> int | None:
+    """Ho·Wo · (C · M · RS + nnz(Ce)), for all samples of the batch."""
+    x, y = _sizes(node.inputs[0]), _sizes(node.outputs[0])
+    if x is None or y is None:
+        return None
+    weights = hybrid_conv.read_weights(node)
+    pixels = y[0] * math.prod(y[2:])
+    return pixels * (x[1] * weights.basis.size + int(np.count_nonzero(weights.symbols)))
 
 
 _WORK: dict[str, Work] = {

@@ -204,15 +204,20 @@ class CompressionPass(ir.passes.InPlacePass, ABC):
             PlanError: the plan names a layer that the model does not have, or cannot be applied.
         """
 
+    def leaders(self, model: ir.Model) -> tuple["CompressionPass", ...]:
+        """Passes that bring a model into the form that this one needs; none by default."""
+        return ()
+
     def followers(self) -> tuple["CompressionPass", ...]:
         """Passes that clean up what this one leaves behind; none by default."""
         return ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Analyses and applies: the `onnx_ir` entry point."""
+        """Analyses and applies, leaders first: the `onnx_ir` entry point."""
+        led = [leader(model).modified for leader in self.leaders(model)]
         plan = self.analyse(model)
         if not plan.applied:
-            return ir.passes.PassResult(model, modified=False)
+            return ir.passes.PassResult(model, modified=any(led))
         self.apply(model, plan)
         return ir.passes.PassResult(model, modified=True)
 

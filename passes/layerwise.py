@@ -15,16 +15,31 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Substitute:
+    """What runs in the place of a layer's node.
+
+    Attributes:
+        nodes: in execution order; they read activations of the model and write the output of
+            the node, by name.
+        constants: initializers that they use and the model does not have.
+    """
+
+    nodes: Sequence[ir.Node]
+    constants: Sequence[ir.Value]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerMaps:
-    """Activations around one convolution, as lists of batches.
+    """Activations around one layer, as lists of batches.
 
     Attributes:
         inputs: (N, C, *spatial) inputs of the layer in the compressed network.
         targets: (N, K, *out) values of the original network at the point of comparison: behind
-            the residual Add where the layer feeds one, else the layer's output.
+            the residual Add where the layer feeds one, else the layer's output. A
+            `DecomposedConv` has Add and activation inside.
         shortcut: (N, K, *out) other operand of that Add in the compressed network, or None.
-        relu: the point of comparison feeds a Relu and nothing else.
+        relu: the point of comparison feeds a Relu and nothing else, or lies behind one.
     """
 
     inputs: Sequence[Array]
@@ -41,6 +56,12 @@ class LayerwiseWalk(Protocol):
 
     def commit(self, layer: str, weight: Array, bias: Array) -> None:
         """Uses a new dense weight (K, C, *kernel) and bias (K,) from here on."""
+
+    def substitute(self, layer: str, substitute: Substitute) -> None:
+        """Runs other nodes in the place of a layer from here on."""
+
+    def probe_substitute(self, layer: str, substitute: Substitute, limit: int) -> Sequence[Array]:
+        """As `probe`, for other nodes in the place of the layer."""
 
     def probe(self, layer: str, weight: Array, bias: Array, limit: int) -> Sequence[Array]:
         """First graph output of the compressed network if this layer were replaced.

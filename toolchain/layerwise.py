@@ -14,9 +14,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import helper
 
-from passes.layerwise import LayerMaps
+from passes.layerwise import LayerMaps, Substitute
 from runtimes import ort
-from toolchain.layerwise_network import Array, Meeting, Network, Replaced, inputs_of
+from toolchain.layerwise_network import (
+    Array,
+    Meeting,
+    Network,
+    Part,
+    Replaced,
+    inputs_of,
+    part_of,
+    with_weight,
+)
 
 Feeds = Mapping[str, NDArray[np.generic]]
 Batches = list[NDArray[np.generic]]
@@ -79,12 +88,25 @@ class Walk:
     def commit(self, layer: str, weight: Array, bias: Array) -> None:
         """Replaces a layer in the compressed branch; see `LayerwiseWalk`."""
         self._open.discard(layer)
-        self._compressed.replaced[layer] = (weight, bias)
+        self._compressed.replaced[layer] = self._with_weight(layer, weight, bias)
+
+    def substitute(self, layer: str, substitute: Substitute) -> None:
+        """Replaces a layer's node in the compressed branch; see `LayerwiseWalk`."""
+        self._open.discard(layer)
+        self._compressed.replaced[layer] = part_of(substitute)
+
+    def probe_substitute(self, layer: str, substitute: Substitute, limit: int) -> Sequence[Array]:
+        """Runs on from a layer with other nodes; see `LayerwiseWalk`."""
+        name = self._network.graph.output[0].name
+        return self._compressed.probe(name, {layer: part_of(substitute)}, limit)
 
     def probe(self, layer: str, weight: Array, bias: Array, limit: int) -> Sequence[Array]:
         """Runs on from a layer with other weights; see `LayerwiseWalk`."""
         name = self._network.graph.output[0].name
-        return self._compressed.probe(name, {layer: (weight, bias)}, limit)
+        return self._compressed.probe(name, {layer: self._with_weight(layer, weight, bias)}, limit)
+
+    def _with_weight(self, layer: str, weight: Array, bias: Array) -> Part:
+        return with_weight(self._network.nodes[layer], weight, bias)
 
     def outputs(self) -> Sequence[tuple[Array, Array]]:
         """First graph output of every batch; see `LayerwiseWalk`."""
@@ -104,7 +126,7 @@ class _Branch:
         }
         self._n_batches = len(batches)
         self._done: set[str] = set()
-        self.replaced: dict[str, tuple[Array, Array]] = {}
+        self.replaced: dict[str, Part] = {}
 
     def read(self, name: str) -> list[Array]:
         """A value that was computed last, by batch."""

@@ -16,11 +16,16 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from passes.layerwise import Substitute
 from runtimes import ort
+from runtimes.operators import DOMAINS
+from runtimes.operators.decomposed_conv import BASE_NAME, INPUTS
 
 Array = NDArray[np.float32]
-Replaced = Mapping[str, tuple[Array, Array]]
-"""New weight (K, C, *kernel) and bias (K,) by name of the node."""
+Part = tuple[Sequence[onnx.NodeProto], Sequence[onnx.TensorProto]]
+"""Nodes that run in the place of one, and the constants they bring."""
+Replaced = Mapping[str, Part]
+"""By name of the node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,8 @@ class Network:
 
     def meeting(self, node: onnx.NodeProto) -> Meeting:
         """Behind the residual Add if the layer's only consumer is one, else at its output."""
+        if node.domain in DOMAINS:
+            return _fused_meeting(node)
         value, shortcut = node.output[0], None
         consumers = self.consumers.get(value, [])
         if len(consumers) == 1 and consumers[0].op_type == "Add" and value not in self.outputs:
@@ -90,13 +97,12 @@ class Network:
         for node in self.graph.node:
             if node.name not in names:
                 continue
-            if node.name in replaced:
-                node, extra = _replace_weight(node, *replaced[node.name])
-                tensors.update({tensor.name: tensor for tensor in extra})
-            for name in inputs_of(node):
+            part, extra = replaced.get(node.name, ([node], []))
+            tensors.update({tensor.name: tensor for tensor in extra})
+            for name in (name for each in part for name in inputs_of(each)):
                 if name in self.initializers and name not in tensors:
                     tensors[name] = _embedded(name, self.initializers[name])
-            nodes.append(node)
+            nodes.extend(part)
         graph = helper.make_graph(
             nodes,
             "step",
@@ -141,13 +147,32 @@ def inputs_of(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def _replace_weight(
-    node: onnx.NodeProto, weight: Array, bias: Array
-) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+def with_weight(node: onnx.NodeProto, weight: Array, bias: Array) -> Part:
+    """The node with another weight (K, C, *kernel) and bias (K,)."""
     names = [f"{node.name}.optc.weight", f"{node.name}.optc.bias"]
     new = onnx.NodeProto()
     new.CopyFrom(node)
     del new.input[1:]
     new.input.extend(names)
     arrays = (np.ascontiguousarray(weight), np.ascontiguousarray(bias))
-    return new, [numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)]
+    return [new], [numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)]
+
+
+def part_of(substitute: Substitute) -> Part:
+    """The same as messages."""
+    tensors = [
+        _embedded(value.name or "", value.const_value)
+        for value in substitute.constants
+        if value.const_value is not None
+    ]
+    return [ir.to_proto(node) for node in substitute.nodes], tensors
+
+
+def _fused_meeting(node: onnx.NodeProto) -> Meeting:
+    """At the output of an `optc` node, which has Add and activation inside."""
+    suffix = node.op_type.removeprefix(BASE_NAME)
+    return Meeting(
+        value=node.output[0],
+        shortcut=node.input[len(INPUTS)] if suffix.startswith("Add") else None,
+        relu=suffix.endswith(("Relu", "Clip")),
+    )

@@ -160,6 +160,8 @@ def _run_passes(job: Job, model: ir.Model, context: Context, watch: Stopwatch) -
     todo = _passes(job, context)
     plans: list[Plan] = []
     for index, (step, stored) in enumerate(todo):
+        if stored is None:
+            plans += _follow_up(step.leaders(model), model, job.path, watch)
         with watch.stage(f"plan {step.name}"):
             plan = _analyse(step, model, job.path) if stored is None else stored
         is_last = index == len(todo) - 1
@@ -194,7 +196,7 @@ def _passes(job: Job, context: Context) -> list[tuple[CompressionPass, Plan | No
 def _follow_up(
     followers: Sequence[CompressionPass], model: ir.Model, path: Path, watch: Stopwatch
 ) -> list[Plan]:
-    """Runs the passes that clean up after one; those that find nothing are not reported."""
+    """Runs the passes before or after one; those that find nothing are not reported."""
     done = []
     for follower in followers:
         with watch.stage(f"apply {follower.name}"):

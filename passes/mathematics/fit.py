@@ -93,6 +93,10 @@ class Samples:
         fit = self.patches @ W.T.astype(np.float32) + bias.astype(np.float32)
         if self.shortcut is not None:
             fit += self.shortcut
+        return self.distance(fit)
+
+    def distance(self, fit: Array32) -> float:
+        """The same of given outputs (n, K), shortcut included."""
         target = self.targets
         if self.relu:
             fit, target = np.maximum(fit, 0), np.maximum(target, 0)

@@ -1,0 +1,196 @@
+"""Quantised layers as nodes, and the rewriting of a graph that has them.
+
+Each layer is first written by itself, float in and float out,
+
+    hybrid   Q(x) [Q(residual)] → HybridDecomposedConv → DQ
+    int8     Q(x) → DQ → Conv (DQ(w), DQ(bias)) → Q → DQ
+
+which is what calibration walks through. `simplify` then removes what cancels, so that consecutive
+layers hand on uint8 and nothing else:
+
+    Q(DQ(q)) = q                  both of the same scale and zero point
+    Q(f(DQ(q))) = f(q)            f moves values about: Slice, Pad with zeros, MaxPool, Reshape, …
+    Relu(DQ(q)) = DQ(q)           of zero point 0
+    equal Q or DQ of one value    are one
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.conv import free_name
+from passes.mathematics.quantization import Affine
+from runtimes.operators.hybrid_conv import QuantizedValue, initializer
+
+MOVES = frozenset(
+    {"Slice", "Pad", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
+)
+"""Operators that move values about: they take uint8 as they take float."""
+
+
+def origin(value: ir.Value) -> ir.Value:
+    """The value that has the same scale: the input of the first operator that only moves it."""
+    while (producer := value.producer()) is not None and _moves(producer):
+        [value] = [v for v in producer.inputs[:1] if v is not None]
+    return value
+
+
+def _moves(node: ir.Node) -> bool:
+    if node.domain != "" or node.op_type not in MOVES or node.inputs[0] is None:
+        return False
+    if node.op_type == "MaxPool":
+        return len(node.outputs) == 1
+    if node.op_type != "Pad":
+        return True
+    fill = node.inputs[2] if len(node.inputs) > 2 else None
+    zeros = fill is None or (fill.const_value is not None and not fill.const_value.numpy().any())
+    return zeros and node.attributes.get_string("mode", "constant") == "constant"
+
+
+@dataclass
+class Codes:
+    """Scale and zero point of every quantised value, as constants that its uses share."""
+
+    graph: ir.Graph
+    known: dict[str, Affine] = field(default_factory=dict)
+    _scales: dict[str, ir.Value] = field(default_factory=dict)
+    _zero_points: dict[int, ir.Value] = field(default_factory=dict)
+
+    def constants(self, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Scale and zero point of a value with a known code."""
+        name = origin(value).name or ""
+        code = self.known[name]
+        if name not in self._scales:
+            array = np.array(code.scale, np.float32)
+            self._scales[name] = initializer(free_name(self.graph, f"{name}.scale"), array)
+        zero = code.zero_point
+        if zero not in self._zero_points:
+            array_of_one = np.array(zero, np.uint8)
+            name = free_name(self.graph, f"zero_point.{zero}")
+            self._zero_points[zero] = initializer(name, array_of_one)
+        return self._scales[origin(value).name or ""], self._zero_points[zero]
+
+    def code(self, value: ir.Value) -> Affine:
+        """Code of a value."""
+        return self.known[origin(value).name or ""]
+
+    def has(self, value: ir.Value) -> bool:
+        """Whether the value has a code."""
+        return (origin(value).name or "") in self.known
+
+
+def quantize(value: ir.Value, codes: Codes, name: str) -> tuple[ir.Node, QuantizedValue]:
+    """A QuantizeLinear of a float value."""
+    scale, zero_point = codes.constants(value)
+    node = ir.Node("", "QuantizeLinear", [value, scale, zero_point], name=name)
+    _name_output(node, name, ir.DataType.UINT8)
+    return node, QuantizedValue(value=node.outputs[0], scale=scale, zero_point=zero_point)
+
+
+def dequantize(quantised: QuantizedValue, name: str, output: str) -> ir.Node:
+    """A DequantizeLinear."""
+    inputs = [quantised.value, quantised.scale, quantised.zero_point]
+    node = ir.Node("", "DequantizeLinear", inputs, name=name)
+    _name_output(node, output, ir.DataType.FLOAT)
+    return node
+
+
+def constant(
+    array: NDArray[np.generic], scale: NDArray[np.float32], axis: int, name: str
+) -> tuple[ir.Node, list[ir.Value]]:
+    """A DequantizeLinear of a stored array with a scale along an axis."""
+    stored = [initializer(name, array), initializer(f"{name}.scale", scale)]
+    if array.dtype == np.int8:
+        zeros = np.zeros(len(scale), np.int8)
+        stored.append(initializer(f"{name}.zero_point", zeros))
+    node = ir.Node(
+        "", "DequantizeLinear", stored, [ir.AttrInt64("axis", axis)], name=f"{name}.real"
+    )
+    _name_output(node, f"{name}.real", ir.DataType.FLOAT)
+    return node, stored
+
+
+def _name_output(node: ir.Node, name: str, kind: ir.DataType) -> None:
+    node.outputs[0].name = name
+    node.outputs[0].type = ir.TensorType(kind)
+
+
+def register(graph: ir.Graph, constants: Sequence[ir.Value]) -> None:
+    """Adds initializers that the graph does not have yet."""
+    for value in constants:
+        if value.graph is None:
+            graph.initializers.add(value)
+
+
+def simplify(graph: ir.Graph) -> None:
+    """Removes what cancels; see the module docstring."""
+    first: dict[tuple[object, ...], ir.Value] = {}
+    for node in list(graph):
+        if node.op_type == "Relu" and _is_positive(node.inputs[0]):
+            _bypass(node, node.inputs[0])
+        elif node.op_type == "QuantizeLinear" and (integers := _cancelled(node, graph)):
+            _bypass(node, integers)
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            earlier = first.setdefault((node.op_type, *node.inputs), node.outputs[0])
+            if earlier is not node.outputs[0]:
+                _bypass(node, earlier)
+
+
+def _is_positive(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "DequantizeLinear" or len(producer.inputs) < 3:
+        return False
+    zero_point = producer.inputs[2]
+    if zero_point is None or zero_point.const_value is None:
+        return False
+    return zero_point.dtype == ir.DataType.UINT8 and not zero_point.const_value.numpy().any()
+
+
+def _cancelled(node: ir.Node, graph: ir.Graph) -> ir.Value | None:
+    """What a QuantizeLinear computes, without it; None where its value is not made from uint8."""
+    value, moves = node.inputs[0], []
+    while value is not None and (producer := value.producer()) is not None and _moves(producer):
+        moves.append(producer)
+        value = producer.inputs[0]
+    producer = None if value is None else value.producer()
+    if producer is None or not _cancels(producer, node):
+        return None
+    moved = producer.inputs[0]
+    for move in reversed(moves):
+        moved = _on_integers(move, moved, node, graph)
+    return moved
+
+
+def _cancels(producer: ir.Node, node: ir.Node) -> bool:
+    same = all(a is b for a, b in zip(producer.inputs[1:], node.inputs[1:], strict=False))
+    return producer.op_type == "DequantizeLinear" and same and len(producer.inputs) == 3
+
+
+def _on_integers(
+    move: ir.Node, q: ir.Value | None, quantize_node: ir.Node, graph: ir.Graph
+) -> ir.Value:
+    """A copy of an operator that moves values, for uint8."""
+    inputs = [q, *move.inputs[1:]]
+    if move.op_type == "Pad":  # zeros are the zero point
+        inputs = [*inputs, None][:3]
+        inputs[2:3] = [quantize_node.inputs[2]]
+        inputs += move.inputs[3:]
+    name = f"{move.name}.uint8"
+    copy = ir.Node("", move.op_type, inputs, list(move.attributes.values()), name=name)
+    _name_output(copy, free_name(graph, name), ir.DataType.UINT8)
+    copy.outputs[0].shape = move.outputs[0].shape
+    graph.insert_before(quantize_node, copy)
+    return copy.outputs[0]
+
+
+def _bypass(node: ir.Node, value: ir.Value | None) -> None:
+    """Lets the users of a node take another value; a graph output stays as it is."""
+    output = node.outputs[0]
+    if output.is_graph_output() or value is None:
+        return
+    ir.convenience.replace_all_uses_with(output, value)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)

@@ -1,0 +1,174 @@
+"""Chooses form and bits of every layer for `escalate`, on the network as it is.
+
+Under a budget of bytes the plan minimises Σ_l s_l·e_l(bits) as that of `penni` does: e_l is the
+relative squared error of the layer, s_l what such an error does to the output of the network.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.cost import model_cost
+from passes.escalate_config import EscalateConfig
+from passes.escalate_fit import Quantised, quantise_layer
+from passes.escalate_graph import Codes
+from passes.escalate_layers import DecomposedLayer, Layer
+from passes.framework import Context
+from passes.layerwise import LayerwiseCalibration, LayerwiseWalk, Substitute
+from passes.mathematics.allocation import Choice, allocate
+from passes.mathematics.hybrid_fit import Effort
+from passes.mathematics.quantization import CalibrationError
+from runtimes.operators.hybrid_conv import is_hybrid_conv, read_weights
+
+PLAN_ROWS = 4096
+PLAN_SAMPLES = 128
+PROBE_SAMPLES = 64
+QUICK = Effort(relu_rounds=0, scale_rounds=2)
+FLOOR = 1e-9
+NAMES = {8: "8-bit", 4: "4-bit", 2: "ternary"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerChoice:
+    """How a layer is quantised.
+
+    Attributes:
+        form: "hybrid" or "int8".
+        bits: of a coefficient or weight.
+        scales: what has a scale of its own.
+        reason: for a person.
+        parameters: predicted number that are not zero.
+        nbytes: predicted bytes.
+        error: predicted ‖Δy‖ / ‖y‖.
+    """
+
+    form: str
+    bits: int
+    scales: str
+    reason: str
+    parameters: int
+    nbytes: int
+    error: float
+
+
+def plan_layers(
+    model: ir.Model,
+    layers: Mapping[str, Layer],
+    calibration: LayerwiseCalibration,
+    config: EscalateConfig,
+    context: Context,
+) -> dict[str, LayerChoice]:
+    """Choices by name.
+
+    Args:
+        model: with the functions of the hybrid operators; not changed.
+        layers: to be quantised, with nodes of the model.
+        calibration: samples.
+        config: of the pass.
+        context: of the pass.
+
+    Raises:
+        BudgetError: the budget is below the least size.
+        CalibrationError: activations are not finite; the message names the layer.
+    """
+    walk = calibration.walk(model, [], PLAN_SAMPLES)
+    codes, rng = Codes(model.graph), np.random.default_rng(context.seed)
+    options: list[list[LayerChoice]] = []
+    weights: list[float] = []
+    for done, (name, layer) in enumerate(layers.items(), start=1):
+        maps = walk.maps(name)
+        bits = config.choices if isinstance(layer, DecomposedLayer) else (8,)
+        try:
+            tried = {
+                each: quantise_layer(
+                    layer, maps, codes, config, each, rows=PLAN_ROWS, effort=QUICK, rng=rng
+                )
+                for each in bits
+            }
+        except CalibrationError as error:
+            raise CalibrationError(f"'{name}': {error}") from error
+        options.append([_choice(layer, each, tried[each], config) for each in bits])
+        probed = config.size is not None and len(bits) > 1
+        weights.append(_sensitivity(walk, layer, tried[bits[-1]]) if probed else 1.0)
+        context.progress(done, len(layers), f"plan {name}")
+    chosen = [0] * len(options)
+    if config.size is not None:
+        chosen = _within(options, weights, config.size, model, layers)
+    return {
+        name: tried_[index] for name, tried_, index in zip(layers, options, chosen, strict=True)
+    }
+
+
+def _within(
+    options: Sequence[Sequence[LayerChoice]],
+    weights: Sequence[float],
+    share: float,
+    model: ir.Model,
+    layers: Mapping[str, Layer],
+) -> list[int]:
+    """Allocates share · (bytes of the model with dense fp32 weights)."""
+    stored = sum(_stored(layer) for layer in layers.values())
+    dense = sum(_dense(layer) for layer in layers.values())
+    others = model_cost(model).nbytes - stored
+    choices = [
+        [Choice(cost=o.nbytes, damage=weight * max(o.error**2, FLOOR)) for o in layer]
+        for layer, weight in zip(options, weights, strict=True)
+    ]
+    return allocate(choices, share * (others + dense) - others)
+
+
+def _stored(layer: Layer) -> int:
+    tensors = (v.const_value for v in layer.node.inputs if v is not None)
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def _dense(layer: Layer) -> int:
+    if not isinstance(layer, DecomposedLayer):
+        return _stored(layer)
+    K, C, _ = layer.weights.coefficients.shape
+    return 4 * (K * C * layer.weights.basis[0].size + K)
+
+
+def _sensitivity(walk: LayerwiseWalk, layer: Layer, coarsest: Quantised) -> float:
+    """Relative squared error of the network's output over that of the layer."""
+    name = layer.node.name or ""
+    unchanged = Substitute(nodes=[layer.node], constants=[])
+    before = walk.probe_substitute(name, unchanged, PROBE_SAMPLES)
+    after = walk.probe_substitute(name, coarsest.substitute, PROBE_SAMPLES)
+    loss = sum(
+        float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(before, after, strict=True)
+    )
+    power = sum(float(np.square(a, dtype=np.float64).sum()) for a in before) or 1.0
+    return loss / power / max(coarsest.error**2, FLOOR)
+
+
+def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfig) -> LayerChoice:
+    if not isinstance(layer, DecomposedLayer):
+        kind = "1×1" if layer.weight[0, 0].size == 1 and layer.weight.ndim > 2 else "not decomposed"
+        kind = "fully connected" if layer.weight.ndim == 2 else kind
+        return LayerChoice(
+            form="int8",
+            bits=8,
+            scales="output",
+            reason=f"int8 weights, a scale for each output: {kind}",
+            parameters=int(np.count_nonzero(layer.weight)),
+            nbytes=quantised.nbytes,
+            error=quantised.error,
+        )
+    [node] = [node for node in quantised.substitute.nodes if is_hybrid_conv(node)]
+    symbols = read_weights(node).symbols
+    scales = config.scales if bits < 8 else "output"
+    of = "(output, basis kernel)" if scales == "basis" else "output"
+    nonzero = int(np.count_nonzero(symbols))
+    return LayerChoice(
+        form="hybrid",
+        bits=bits,
+        scales=scales,
+        reason=f"{len(layer.weights.basis)} basis kernels of 8 bits, {NAMES[bits]} coefficients, "
+        f"{nonzero / symbols.size:.1%} not zero, a scale for each {of}",
+        parameters=nonzero + layer.weights.basis.size,
+        nbytes=quantised.nbytes,
+        error=quantised.error,
+    )
