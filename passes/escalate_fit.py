@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from passes.conv import ConvLayer
 from passes.escalate_config import EscalateConfig
-from passes.escalate_graph import Codes, constant, dequantize, origin, quantize
+from passes.escalate_graph import Codes, constant, dequantize, quantize
 from passes.escalate_layers import DecomposedLayer, DenseLayer, Layer, name_of
 from passes.layerwise import LayerMaps, Substitute
 from passes.mathematics.fit import Samples
@@ -85,6 +85,9 @@ def quantise_layer(
         assert maps.shortcut is not None
         _calibrate(codes, layer.residual, maps.shortcut, config)
     _calibrate(codes, layer.node.outputs[0], _outputs(layer, maps, samples, absorbs), config)
+    if absorbs:
+        for use in layer.node.outputs[0].uses():  # Relus
+            codes.share(use.node.outputs[0], layer.node.outputs[0])
     if isinstance(layer, DenseLayer):
         return _quantise_dense(layer, samples, codes, effort)
     weights = layer.weights
@@ -108,7 +111,7 @@ def _calibrate(
     codes: Codes, value: ir.Value, batches: Sequence[Array32], config: EscalateConfig
 ) -> None:
     if not codes.has(value):
-        codes.known[origin(value).name or ""] = calibrate(batches, config.calibration)
+        codes.known[codes.name(value)] = calibrate(batches, config.calibration)
 
 
 def _absorbs_relu(layer: Layer, maps: LayerMaps) -> bool:

@@ -56,30 +56,39 @@ class Codes:
 
     graph: ir.Graph
     known: dict[str, Affine] = field(default_factory=dict)
+    _same: dict[str, str] = field(default_factory=dict)
     _scales: dict[str, ir.Value] = field(default_factory=dict)
     _zero_points: dict[int, ir.Value] = field(default_factory=dict)
 
     def constants(self, value: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Scale and zero point of a value with a known code."""
-        name = origin(value).name or ""
+        name = self.name(value)
         code = self.known[name]
         if name not in self._scales:
             array = np.array(code.scale, np.float32)
             self._scales[name] = initializer(free_name(self.graph, f"{name}.scale"), array)
         zero = code.zero_point
         if zero not in self._zero_points:
-            array_of_one = np.array(zero, np.uint8)
-            name = free_name(self.graph, f"zero_point.{zero}")
-            self._zero_points[zero] = initializer(name, array_of_one)
-        return self._scales[origin(value).name or ""], self._zero_points[zero]
+            shared = free_name(self.graph, f"zero_point.{zero}")
+            self._zero_points[zero] = initializer(shared, np.array(zero, np.uint8))
+        return self._scales[name], self._zero_points[zero]
+
+    def name(self, value: ir.Value) -> str:
+        """Of the value whose code this one has."""
+        own = origin(value).name or ""
+        return self._same.get(own, own)
+
+    def share(self, value: ir.Value, other: ir.Value) -> None:
+        """Gives a value the code of another."""
+        self._same[value.name or ""] = self.name(other)
 
     def code(self, value: ir.Value) -> Affine:
         """Code of a value."""
-        return self.known[origin(value).name or ""]
+        return self.known[self.name(value)]
 
     def has(self, value: ir.Value) -> bool:
         """Whether the value has a code."""
-        return (origin(value).name or "") in self.known
+        return self.name(value) in self.known
 
 
 def quantize(value: ir.Value, codes: Codes, name: str) -> tuple[ir.Node, QuantizedValue]:

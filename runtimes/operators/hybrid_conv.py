@@ -105,7 +105,9 @@ class HybridWeights:
     def dense(self, x_scale: float) -> Float:
         """The weight it stands for, (K, C/group, *kernel), for inputs of that scale."""
         factors = self.scale.astype(np.float64) / x_scale
-        basis = self.basis / np.exp2(self.shift).reshape(-1, *(1,) * (self.basis.ndim - 1))
+        basis = self.basis / np.exp2(self.shift.astype(np.float64)).reshape(
+            -1, *(1,) * (self.basis.ndim - 1)
+        )
         scaled = self.coefficients * factors[:, None, None]
         return np.tensordot(scaled, basis, axes=1).astype(np.float32)
 

@@ -1,0 +1,133 @@
+"""A `HybridDecomposedConv` that can be trained: quantised forward, straight-through backward.
+
+    W[k, c] = Σ_m s[k, m]·v[k, c, m]·B[m],     v = rint(clamp(c / s, −vmax, vmax))
+
+Latent coefficients c and scales s are trained; rounding counts as the identity in the gradient
+(Bengio et al. 2013), which for s is the rule of LSQ (Esser et al. 2020). Scales are those the
+file can hold: s[k, m] = scale[k]·levels[k, m] with whole levels. All parameters are relative to
+where they start, so that one learning rate suits all layers. The 8-bit basis stays as it is, and
+responses are not rounded between the stages, which would cost M times the memory.
+"""
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from passes.mathematics.hybrid_fit import INT8
+from runtimes.operators.decomposed_conv import DecomposedWeights, read_geometry
+from runtimes.operators.hybrid_conv import HybridWeights, read_scale, read_weights
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Rounds half to even; the gradient is that of the identity."""
+    return x + (x.round() - x).detach()
+
+
+class QuantizedOutput(nn.Module):
+    """Real numbers as uint8 has them: scale·clamp(rint(x / scale), lower − zero, upper − zero)."""
+
+    def __init__(self, scale: float, zero_point: int, bounds: tuple[int, int] = (0, 255)) -> None:
+        super().__init__()
+        self.scale = scale
+        self.bounds = (bounds[0] - zero_point, bounds[1] - zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return self.scale * round_through(x / self.scale).clamp(*self.bounds)
+
+
+class HybridConv2d(nn.Module):
+    """One layer.
+
+    Args:
+        node: the operator, quantised by `escalate`.
+        start: the real factors it was quantised from, for latent coefficients between the codes;
+            without them training starts on the codes.
+    """
+
+    def __init__(self, node: ir.Node, start: DecomposedWeights | None = None) -> None:
+        super().__init__()
+        weights, geometry = read_weights(node), read_geometry(node)
+        x_scale, _ = read_scale(node, "x")
+        lower, upper = (node.attributes[key].as_int() for key in ("lower", "upper"))
+        self.output = QuantizedOutput(*read_scale(node, "y"), (lower, upper))
+        self.geometry, self._weights = geometry, weights
+        stored = int(np.abs(weights.symbols).max(initial=1))
+        self.largest = 1 if stored == 1 else 7 if stored <= 7 else INT8
+        self.max_level = INT8 // self.largest if weights.levels.max() > 1 else 1
+        ones = (1,) * (weights.basis.ndim - 1)
+        basis = (
+            weights.basis / np.exp2(weights.shift.astype(np.float64)).reshape(-1, *ones) / x_scale
+        )
+        unit = weights.scale[:, None].astype(np.float64) * weights.levels  # s (K, M)
+        symbols = weights.symbols.astype(np.float64)
+        latent, mask = symbols, symbols != 0
+        if start is not None:
+            latent, mask = _latent(start, basis) / unit[:, None], start.coefficients != 0
+        self.register_buffer("basis", _tensor(basis))
+        self.register_buffer("unit", _tensor(unit))
+        self.register_buffer("mask", _tensor(mask))
+        self.latent = nn.Parameter(_tensor(latent))  # (K, C, M), in units of `unit`
+        self.ratio = nn.Parameter(torch.ones(unit.shape))  # (K, M), likewise
+        self._reach = 25.0 * self.output.scale  # a tenth of the output's range
+        self.bias = nn.Parameter(_tensor(weights.bias / self._reach))
+
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """Levels (K, M) and scale (K,) with s = scale·levels."""
+        s = (self.unit * self.ratio).abs()
+        scale = s.amax(dim=1) / self.max_level
+        return round_through(s / scale[:, None]).clamp(1, self.max_level), scale
+
+    def symbols(self) -> Tensor:
+        """The codes v, (K, C, M)."""
+        levels, scale = self.scales()
+        steps = self.latent * (self.unit / (levels * scale[:, None]))[:, None]
+        return round_through(steps.clamp(-self.largest, self.largest)) * self.mask
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) real numbers → (N, K, H', W') likewise, on the grid of the output."""
+        levels, scale = self.scales()
+        coefficients = self.symbols() * (levels * scale[:, None])[:, None]
+        kernel = torch.einsum("kcm,mrs->kcrs", coefficients, self.basis)
+        geometry = self.geometry
+        top, left, bottom, right = geometry.pads
+        padded = nn.functional.pad(x, (left, right, top, bottom))
+        y = nn.functional.conv2d(
+            padded,
+            kernel,
+            self.bias * self._reach,
+            geometry.strides,
+            dilation=geometry.dilations,
+        )
+        y = self.output(y if residual is None else y + residual)
+        return y
+
+    @torch.no_grad()
+    def weights(self) -> HybridWeights:
+        """What the file stores."""
+        levels, scale = self.scales()
+        return HybridWeights(
+            basis=self._weights.basis,
+            shift=self._weights.shift,
+            symbols=_array(self.symbols().round()).astype(np.int8),
+            levels=_array(levels.round()).astype(np.int8),
+            scale=_array(scale),
+            bias=_array(self.bias * self._reach),
+        )
+
+
+def _latent(start: DecomposedWeights, basis: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The coefficients (K, C, M) of the quantised basis (M, R, S) that come nearest to W."""
+    W = start.dense().astype(np.float64)
+    flat = basis.reshape(len(basis), -1)  # (M, RS)
+    return np.asarray(W.reshape(*W.shape[:2], -1) @ np.linalg.pinv(flat))
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(np.array(array, np.float32))
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.detach().cpu().float().numpy().copy()
