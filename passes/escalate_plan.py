@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.cost import model_cost
 from passes.escalate_config import EscalateConfig
 from passes.escalate_fit import Quantised, quantise_layer
 from passes.escalate_graph import Codes
@@ -111,7 +110,8 @@ def _within(
     """Allocates share · (bytes of the model with dense fp32 weights)."""
     stored = sum(_stored(layer) for layer in layers.values())
     dense = sum(_dense(layer) for layer in layers.values())
-    others = model_cost(model).nbytes - stored
+    used = (value for value in model.graph.initializers.values() if value.uses())
+    others = sum(v.const_value.nbytes for v in used if v.const_value is not None) - stored
     choices = [
         [Choice(cost=o.nbytes, damage=weight * max(o.error**2, FLOOR)) for o in layer]
         for layer, weight in zip(options, weights, strict=True)

@@ -3,6 +3,8 @@
 For tools and runtimes that cannot read model-local functions. One `DecomposedConv` becomes
 
     two stages:  T = X ∗ B by a grouped Conv (C groups, M kernels each),  Y = 1×1 Conv with Ce
+    or swapped:  U = 1×1 Conv with Ce (K·M outputs),  Y = U ∗ B by a grouped Conv (K groups): the
+                 order of ESCALATE (MICRO 2021), exact as U has neither bias nor extent
     or one:      the dense Conv with W[k, c] = Σ_m Ce[k, c, m]·B[m]
 
 whichever is faster by the cost model; a residual input and an activation become Add, Relu, Clip.
@@ -10,7 +12,7 @@ The channels of T are channel-major, basis-minor (c·M + m): PENNI's published c
 wrongly (Li et al., ICML 2020, official repository).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,8 +20,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.conv import replace_node
-from passes.cost import layer_costs
+from passes.cost import layer_costs, layer_name
 from passes.framework import CompressionPass, Cost, LayerDecision, Plan, PlanError, keep
+from passes.lower_hybrid import lower_hybrid
 from runtimes.operators.decomposed_conv import (
     BASE_NAME,
     INPUTS,
@@ -28,12 +31,16 @@ from runtimes.operators.decomposed_conv import (
     read_geometry,
     read_weights,
 )
+from runtimes.operators.hybrid_conv import is_hybrid_conv
+from runtimes.operators.hybrid_conv import read_weights as read_hybrid
 
 GROUPED_CONV_PENALTY = 8.0
 """A MAC of onnxruntime's grouped Conv with several kernels a channel takes as long as this many
 of a dense one: fitted to 16 to 512 channels, AVX2, onnxruntime 1.32."""
 
-Form = Literal["auto", "two-stage", "dense"]
+Form = Literal["auto", "two-stage", "coefficients-first", "dense"]
+UNPACKED = "unpacked"
+"""The only form of a `HybridDecomposedConv`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +49,9 @@ class LowerConfig:
 
     form: Form = field(
         default="auto",
-        metadata={"help": "auto (the faster by cost model), two-stage or dense"},
+        metadata={
+            "help": "auto (the faster by cost model), two-stage, coefficients-first or dense"
+        },
     )
 
 
@@ -59,9 +68,11 @@ class LowerPass(CompressionPass):
         """Chooses the form of every `DecomposedConv`."""
         costs = layer_costs(model)
         layers = tuple(
-            self._decide(node, costs[node.name or ""])
-            for node in model.graph
+            self._decide(node, costs[layer_name(node)])
             if is_decomposed_conv(node)
+            else self._decide_hybrid(node, costs[layer_name(node)])
+            for node in model.graph
+            if is_decomposed_conv(node) or is_hybrid_conv(node)
         )
         return Plan(pass_name=self.name, config={"form": self.config.form}, layers=layers)
 
@@ -69,12 +80,35 @@ class LowerPass(CompressionPass):
         """Replaces the planned nodes; what only they used is left for `passes.cleanup.finish`."""
         if plan.pass_name != self.name:
             raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
-        nodes = {node.name: node for node in model.graph if is_decomposed_conv(node)}
+        nodes = {
+            layer_name(node): node
+            for node in model.graph
+            if is_decomposed_conv(node) or is_hybrid_conv(node)
+        }
         for layer in plan.applied:
             if layer.layer not in nodes:
                 raise PlanError(f"plan of lower: the model has no DecomposedConv '{layer.layer}'")
-            lower_node(nodes[layer.layer], str(layer.settings["form"]))
+            if is_hybrid_conv(nodes[layer.layer]):
+                lower_hybrid(nodes[layer.layer])
+            else:
+                lower_node(nodes[layer.layer], str(layer.settings["form"]))
         return plan
+
+    def _decide_hybrid(self, node: ir.Node, before: Cost) -> LayerDecision:
+        weights = read_hybrid(node)
+        stored = weights.symbols.size + weights.symbols.shape[1] * weights.basis.size
+        decision = LayerDecision(
+            layer=layer_name(node),
+            op_type=node.op_type,
+            action="apply",
+            reason=f"{UNPACKED}: two stages of whole numbers in float32",
+            settings={"form": UNPACKED},
+            before=before,
+            after=replace(before, nbytes=4 * stored),
+            predicted_error=0.0,
+        )
+        exclusion = self.context.exclusion(decision.layer)
+        return decision if exclusion is None else keep(decision, exclusion)
 
     def _decide(self, node: ir.Node, before: Cost) -> LayerDecision:
         weights, group = read_weights(node), read_geometry(node).group
@@ -85,13 +119,17 @@ class LowerPass(CompressionPass):
         pixels = None
         if before.macs is not None:
             pixels = before.macs // (channels * weights.basis.size + _nnz(weights.coefficients))
-        if form == "dense":
+        if form == "coefficients-first":
+            parameters = _nnz(weights.coefficients) + len(dense) * weights.basis.size
+            work = weights.coefficients.size + len(dense) * weights.basis.size
+        elif form == "dense":
             parameters, work = _nnz(dense), dense.size
         else:
             parameters = _nnz(weights.coefficients) + channels * weights.basis.size
             work = channels * n_basis * kernel + weights.coefficients.size
         stored = dense.size if form == "dense" else weights.coefficients.size
-        stored += 0 if form == "dense" else channels * weights.basis.size
+        tiles = {"dense": 0, "coefficients-first": len(dense)}.get(form, channels)
+        stored += tiles * weights.basis.size
         bias = 0 if weights.bias is None else weights.bias.size
         decision = LayerDecision(
             layer=node.name or "",
@@ -172,6 +210,15 @@ def lower_node(node: ir.Node, form: str) -> None:
     if form == "dense":
         kernel = new.constant(f"{name}.weight", weights.dense())
         new.add("Conv", [x, kernel, bias], name, group=geometry.group, **sliding)
+    elif form == "coefficients-first":
+        K, C_group, n_basis = weights.coefficients.shape
+        ones = (1,) * (weights.basis.ndim - 1)
+        mixed = weights.coefficients.transpose(0, 2, 1).reshape(K * n_basis, C_group, *ones)
+        mixing = new.constant(f"{name}.coefficients", mixed)  # k-major, m-minor
+        new.add("Conv", [x, mixing], f"{name}.combined", group=geometry.group)
+        tiled = np.concatenate([weights.basis[None]] * K)  # (K, M, *kernel)
+        basis = new.constant(f"{name}.basis", tiled)
+        new.add("Conv", [new.output, basis, bias], name, group=K, **sliding)
     else:
         K, C_group, n_basis = weights.coefficients.shape
         channels = C_group * geometry.group

@@ -13,6 +13,7 @@ from passes.cleanup import OpsetError, finish, prepare
 from passes.framework import CompressionPass, ConfigError, Context, Plan, PlanError, Progress
 from passes.lower import LowerPass
 from passes.select import SelectPass
+from passes.storage import int8_bytes, storage
 from runtimes.ort import SessionError
 from toolchain.data import Data, random_data
 from toolchain.environment import environment
@@ -237,7 +238,9 @@ def _write(
     with staged_model(model, job.output) as staged:
         with watch.stage("verify"):
             check = _verify(job, staged, result.plans, progress)
-        summary = model_summary(staged, ir.load(staged))
+        written = ir.load(staged)
+        summary = model_summary(staged, written)
+        parts = storage(written, summary.nbytes)
         missed: tuple[str, ...] = ()
         if check.passed and job.gates.count:
             with watch.stage("gates"):
@@ -250,7 +253,14 @@ def _write(
         else:
             save_model(model, target)
     output = replace(summary, path=str(target))
-    return replace(result, output=output, verification=check, missed_gates=missed)
+    return replace(
+        result,
+        output=output,
+        verification=check,
+        missed_gates=missed,
+        storage=parts,
+        int8_nbytes=int8_bytes(job.model, job.summary.nbytes),
+    )
 
 
 def _verify(job: Job, staged: Path, plans: Sequence[Plan], progress: Progress) -> Verification:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from passes.framework import Plan
+from passes.storage import StoragePart
 
 SCHEMA = "optc-result/1"
 
@@ -97,6 +98,8 @@ class TransformResult:
         recipe: passes with their options, seed, globs: enough to repeat the run.
         plans: one per pass, with measured errors once applied.
         verification: None where no model was written.
+        storage: every byte of the output file, by part.
+        int8_nbytes: size of the input file if each of its weights took one byte.
         missed_gates: one line for every gate that was missed.
         calibration: None when data-free.
         seconds: wall time of each stage, by name, in order.
@@ -112,6 +115,8 @@ class TransformResult:
     seconds: Mapping[str, float]
     environment: Mapping[str, str]
     missed_gates: tuple[str, ...] = ()
+    storage: tuple[StoragePart, ...] = ()
+    int8_nbytes: int | None = None
     dry_run: bool = False
     schema: str = field(default=SCHEMA)
 

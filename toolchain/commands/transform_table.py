@@ -84,6 +84,29 @@ def _print_totals(result: TransformResult) -> None:
         ]
     )
     print_table(("model", "size", "nonzero params", "MACs"), rows)
+    _print_storage(result, after.nbytes)
+
+
+def _print_storage(result: TransformResult, nbytes: int) -> None:
+    """Where the bytes of the output go, where it is packed."""
+    if not any(entry.bound < entry.nbytes for entry in result.storage):
+        return
+    rows = [
+        [
+            entry.part,
+            format_bytes(entry.nbytes),
+            format_share(entry.nbytes / nbytes, 1),
+            format_bytes(entry.bound),
+        ]
+        for entry in result.storage
+    ]
+    bound = sum(entry.bound for entry in result.storage)
+    rows.append(["file", format_bytes(nbytes), format_share(1.0, 1), format_bytes(bound)])
+    print_table(("stored", "bytes", "share", "entropy bound"), rows)
+    ratios = f"{result.input.nbytes / nbytes:.1f}× smaller than the input"
+    if result.int8_nbytes is not None and result.int8_nbytes > nbytes:
+        ratios += f", {result.int8_nbytes / nbytes:.1f}× smaller than its weights in int8"
+    say(ratios)
 
 
 def _print_checks(result: TransformResult) -> None:

@@ -71,7 +71,8 @@ class HybridConv2d(nn.Module):
         self.register_buffer("mask", _tensor(mask))
         self.latent = nn.Parameter(_tensor(latent))  # (K, C, M), in units of `unit`
         self.ratio = nn.Parameter(torch.ones(unit.shape))  # (K, M), likewise
-        self._reach = 25.0 * self.output.scale  # a tenth of the output's range
+        # About a tenth of the output's range; a power of two keeps biases exact.
+        self._reach = float(np.exp2(np.rint(np.log2(25.0 * self.output.scale))))
         self.bias = nn.Parameter(_tensor(weights.bias / self._reach))
 
     def scales(self) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,187 @@
+"""The pass `escalate` on small networks: what it writes, what it refuses, what it says."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from passes.cleanup import finish, prepare
+from passes.escalate import EscalatePass
+from passes.escalate_config import EscalateConfig
+from passes.framework import ConfigError, Context, PlanError
+from passes.fuse import FusePass
+from passes.lower import LowerConfig, LowerPass
+from passes.penni import PenniPass
+from passes.penni_config import PenniConfig
+from passes.storage import storage
+from runtimes import ort
+from runtimes.operators.hybrid_conv import is_hybrid_conv, read_packed, read_scale, read_weights
+from tests.passes.contract_models import MODELS
+from toolchain.layerwise import ArrayCalibration
+
+
+def images(samples, seed=0):
+    return np.random.default_rng(seed).standard_normal((samples, 3, 9, 7)).astype(np.float32)
+
+
+def calibrated(data=None):
+    data = images(64) if data is None else data
+    return Context(calibration=ArrayCalibration([{"x": data}], threads=1))
+
+
+def decomposed(name="residual"):
+    model = prepare(ir.from_proto(MODELS[name]()))
+    PenniPass(PenniConfig(rank=4, min_weights=0))(model)
+    FusePass()(model)
+    return model
+
+
+def outputs(model, x):
+    return ort.run(ort.session_of(model), {"x": x})[0]
+
+
+def relative_error(model, reference, x):
+    y, expected = outputs(model, x), outputs(reference, x)
+    return np.linalg.norm(y - expected) / np.linalg.norm(expected)
+
+
+def kinds(model):
+    return [node.op_type for node in model.graph]
+
+
+@pytest.mark.parametrize(("bits", "bound"), [(8, 0.03), (4, 0.12), (2, 0.6)])
+def test_fewer_bits_cost_more_and_take_less(bits, bound) -> None:
+    model = decomposed()
+    before = model.clone()
+    EscalatePass(EscalateConfig(bits=bits), calibrated())(model)
+    assert relative_error(finish(model), before, images(64, 1)) < bound
+    packed = [read_packed(node) for node in model.graph if is_hybrid_conv(node)]
+    assert packed
+    assert all(each.value_bits <= {8: 8, 4: 4, 2: 1}[bits] for each in packed)
+
+
+def test_consecutive_layers_hand_on_uint8() -> None:
+    model = decomposed()
+    EscalatePass(context=calibrated())(model)
+    finish(model)
+    assert kinds(model).count("HybridDecomposedConvAdd") == 1
+    # One in, one out; the residual and all that lies between stay uint8.
+    assert (kinds(model).count("QuantizeLinear"), kinds(model).count("Relu")) == (1, 0)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_a_float_model_is_decomposed_first() -> None:
+    model = prepare(ir.from_proto(MODELS["chain"]()))
+    step = EscalatePass(EscalateConfig(rank=4, density=0.5), calibrated())
+    assert [leader.name for leader in step.leaders(model)] == ["penni", "shrink", "fuse"]
+    assert step(model).modified
+    assert "Gemm" in kinds(model)
+
+
+def test_a_quantised_model_is_left_alone_and_said_so() -> None:
+    model = decomposed()
+    EscalatePass(context=calibrated())(model)
+    plan = EscalatePass(context=calibrated()).analyse(model)
+    assert not plan.applied
+    assert "quantised already" in plan.notes[0]
+    assert all("quantised already" in layer.reason for layer in plan.layers)
+
+
+def test_without_data_nothing_is_done_and_the_reason_given() -> None:
+    plan = EscalatePass().analyse(decomposed())
+    assert not plan.applied
+    assert "give --calib" in plan.layers[0].reason
+
+
+def test_data_with_nan_is_refused_naming_the_layer() -> None:
+    data = images(8)
+    data[3, 1, 2, 2] = np.nan
+    with pytest.raises(ConfigError, match=r"conv0.*NaN or infinite"):
+        EscalatePass(context=calibrated(data)).analyse(decomposed())
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_constant_inputs_and_zero_ranges_stay_finite(value) -> None:
+    model = decomposed()
+    data = np.full((8, 3, 9, 7), value, np.float32)
+    EscalatePass(context=calibrated(data))(model)
+    assert np.isfinite(outputs(finish(model), images(4))).all()
+
+
+def test_a_budget_shares_bits_out() -> None:
+    model = decomposed()
+    sizes = {}
+    for size in (0.12, 0.2, 0.3):
+        plan = EscalatePass(EscalateConfig(size=size), calibrated()).analyse(model)
+        sizes[size] = sum(layer.after.nbytes for layer in plan.applied)
+    assert sizes[0.12] < sizes[0.3]
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        EscalatePass(EscalateConfig(size=0.01), calibrated()).analyse(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 3}, "bits is 3"),
+        ({"size": 1.5}, "size is 1.5"),
+        ({"bits": 8, "size": 0.1}, "cannot be given together"),
+        ({"rank": 0}, "rank is 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EscalateConfig(**options)
+
+
+def test_a_plan_without_data_is_refused() -> None:
+    model = decomposed()
+    plan = EscalatePass(context=calibrated()).analyse(model)
+    with pytest.raises(PlanError, match="needs calibration data"):
+        EscalatePass().apply(model, plan)
+
+
+def test_lowered_to_standard_nodes_it_computes_the_same() -> None:
+    model = decomposed()
+    EscalatePass(context=calibrated())(model)
+    lowered = model.clone()
+    assert LowerPass()(lowered).modified
+    finish(lowered)
+    assert not lowered.functions
+    np.testing.assert_array_equal(outputs(lowered, images(3)), outputs(finish(model), images(3)))
+
+
+@pytest.mark.parametrize("name", ["chain", "dilation", "one_dimensional"])
+def test_coefficients_first_is_exact(name) -> None:
+    model = prepare(ir.from_proto(MODELS[name]()))
+    PenniPass(PenniConfig(rank=3, min_weights=0))(model)
+    swapped = model.clone()
+    LowerPass(LowerConfig(form="coefficients-first"))(swapped)
+    shape = (2, 3, 21) if name == "one_dimensional" else (2, 3, 9, 7)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    y, expected = outputs(finish(swapped), x), outputs(finish(model), x)
+    assert np.linalg.norm(y - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_the_real_weights_are_those_of_the_integers() -> None:
+    model = decomposed("chain")
+    dense = {node.name: node for node in model.graph if "Conv" in node.op_type}
+    EscalatePass(context=calibrated())(model)
+    for node in model.graph:
+        if is_hybrid_conv(node):
+            weight = read_weights(node).dense(read_scale(node, "x")[0])
+            assert np.isfinite(weight).all()
+    assert dense
+
+
+def test_every_byte_is_accounted_for(tmp_path) -> None:
+    model = decomposed()
+    EscalatePass(EscalateConfig(bits=2), calibrated())(model)
+    path = tmp_path / "model.onnx"
+    ort.save(finish(model), path)
+    parts = {part.part: part for part in storage(ir.load(path), path.stat().st_size)}
+    assert sum(part.nbytes for part in parts.values()) == path.stat().st_size
+    assert all(part.nbytes >= 0 for part in parts.values())
+    symbols = [read_weights(node).symbols for node in model.graph if is_hybrid_conv(node)]
+    stored = sum(np.count_nonzero(each) for each in symbols)
+    assert stored / 8 <= parts["coefficients"].nbytes <= stored / 8 + len(symbols)
+    assert parts["coefficients"].bound <= parts["coefficients"].nbytes
