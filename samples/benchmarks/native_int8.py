@@ -1,6 +1,6 @@
 """Speed of the hybrid kernel on ResNet-18 and VGG-16 (CIFAR shape) against onnxruntime's int8.
 
-    python samples/benchmarks/native_int8.py --network resnet18 --threads 1
+    python -m samples.benchmarks.native_int8
 
 Random weights, pure speed: the models compute nothing useful. Every 3×3 convolution but the first
 becomes a HybridDecomposedConv of 4 basis kernels, with a share of channel pairs (8-bit) or of
@@ -10,7 +10,6 @@ convolution, the 1×1 shortcuts and the classifier run as that int8 in all quant
 are timed in turns (see `toolchain.bench`).
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +25,20 @@ from runtimes.operators import DOMAIN, DOMAIN_VERSION
 from runtimes.operators.decomposed_conv import ConvGeometry
 from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, initializer, make_node
 from runtimes.operators.hybrid_conv_function import add_functions
-from toolchain.bench import BenchConfig, BenchResult, Candidate, bench
-from toolchain.console import format_bytes, format_ms, print_table, say
-from toolchain.environment import environment
+from samples.benchmarks.random_networks import VGG16
+from samples.benchmarks.results import RESULTS, machine, publish, store, table
+from toolchain.bench import BenchConfig, Candidate, feeds_of, measure
+from toolchain.bench_statistics import latency, speedup
+from toolchain.console import say
 from toolchain.inputs import input_specs
+from toolchain.runner import Runner
+
+NAME = "native_int8"
 
 RANK = 4
 CLASSES = 10
 ACTIVATION_SCALE = 0.04
 RESNET_WIDTHS = (64, 128, 256, 512)
-VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)  # 0: pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +247,7 @@ def resnet18(network: Network, x: ir.Value) -> ir.Value:
 def vgg16(network: Network, x: ir.Value) -> ir.Value:
     """Thirteen convolutions, with a pooling after some."""
     y, C = x, 3
-    for K in VGG:
+    for K in VGG16:
         if K == 0:
             y = network.max_pool(y)
         elif C == 3:
@@ -257,19 +260,39 @@ def vgg16(network: Network, x: ir.Value) -> ir.Value:
 NETWORKS = {"resnet18": resnet18, "vgg16": vgg16}
 
 
-@click.command()
-@click.option("--network", type=click.Choice([*NETWORKS]), default="resnet18", show_default=True)
-@click.option("--threads", default=1, show_default=True)
-@click.option("--batch", default=1, show_default=True)
-@click.option("--rounds", default=40, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
-def main(network: str, threads: int, batch: int, rounds: int, as_json: bool) -> None:
-    """Time int8, fp32 and hybrid forms of a network side by side."""
-    try:
-        library = native_build.library_path(report=say)
-    except native_build.NativeError as error:
-        raise click.ClickException(str(error)) from error
-    config = BenchConfig(threads=threads, batch=batch, rounds=rounds)
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One form of a network.
+
+    Attributes:
+        network: its name.
+        form: what the 3×3 convolutions are.
+        threads: of onnxruntime.
+        milliseconds: median of a run.
+        p10: a tenth of the runs were faster.
+        p90: a tenth of the runs were slower.
+        over_int8: how many times faster than onnxruntime's int8.
+        low: lower end of its 95 % interval.
+        high: its upper end.
+        over_fp32: how many times faster than onnxruntime's fp32.
+        nbytes: file size.
+    """
+
+    network: str
+    form: str
+    threads: int
+    milliseconds: float
+    p10: float
+    p90: float
+    over_int8: float
+    low: float
+    high: float
+    over_fp32: float
+    nbytes: int
+
+
+def time_network(network: str, library: Path, config: BenchConfig) -> list[Row]:
+    """Times all forms of a network in turns."""
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
         candidates = []
         for index, form in enumerate(FORMS):
@@ -278,46 +301,88 @@ def main(network: str, threads: int, batch: int, rounds: int, as_json: bool) -> 
             ir.save(model, path)
             inputs, nbytes = input_specs(model), path.stat().st_size
             candidates.append(Candidate(path=path, inputs=inputs, nbytes=nbytes, native=library))
-        results = bench(candidates, config)
-    known = {**environment(threads), "kernels": native_build.hybrid_instruction_set(library)}
-    if as_json:
-        rows = [_row(form, result, results) for form, result in zip(FORMS, results, strict=True)]
-        setting = {"network": network, "rank": RANK, "batch": batch}
-        click.echo(json.dumps({"environment": known, **setting, "results": rows}, indent=2))
-    else:
-        _print(results)
-        say(f"\nrandom weights, pure speed; {network}, batch {batch}\n{known}")
-
-
-def _row(form: Form, result: BenchResult, results: Sequence[BenchResult]) -> dict[str, object]:
-    return {
-        "form": str(form),
-        "median_ms": result.latency.median,
-        "p10_ms": result.latency.p10,
-        "p90_ms": result.latency.p90,
-        "times_int8": result.speedup.ratio,
-        "times_int8_95": [result.speedup.low, result.speedup.high],
-        "times_fp32": results[1].latency.median / result.latency.median,
-        "bytes": result.nbytes,
-    }
-
-
-def _print(results: Sequence[BenchResult]) -> None:
-    headers = ("3×3 convolutions", "median ms", "p10", "p90", "× int8", "95 %", "× fp32", "size")
+        runners = [Runner(c.path, threads=config.threads, native=library) for c in candidates]
+        feeds = [feeds_of(candidate, config) for candidate in candidates]
+        times = measure(runners, feeds, config, lambda done, total, label: None)
+    int8, fp32 = times[:2]
     rows = []
-    for form, result in zip(FORMS, results, strict=True):
-        times, ratio = result.latency, result.speedup
+    for form, candidate, own in zip(FORMS, candidates, times, strict=True):
+        spread, ratio = latency(own), speedup(int8, own, config.seed)
         rows.append(
-            [
-                str(form),
-                *(format_ms(time) for time in (times.median, times.p10, times.p90)),
-                f"{ratio.ratio:.2f}×",
-                f"{ratio.low:.2f} to {ratio.high:.2f}",
-                f"{results[1].latency.median / times.median:.1f}×",
-                format_bytes(result.nbytes),
-            ]
+            Row(
+                network=network,
+                form=str(form),
+                threads=config.threads,
+                milliseconds=spread.median,
+                p10=spread.p10,
+                p90=spread.p90,
+                over_int8=ratio.ratio,
+                low=ratio.low,
+                high=ratio.high,
+                over_fp32=speedup(fp32, own, config.seed).ratio,
+                nbytes=candidate.nbytes,
+            )
         )
-    print_table(headers, rows)
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of one network and number of threads."""
+    headers = ["3×3 convolutions", "median", "p10 to p90", "over int8", "95 %", "over fp32", "file"]
+    lines = [
+        [
+            row.form,
+            f"{row.milliseconds:.3g} ms",
+            f"{row.p10:.3g} to {row.p90:.3g}",
+            f"{row.over_int8:.2f}×",
+            f"{row.low:.2f} to {row.high:.2f}",
+            f"{row.over_fp32:.1f}×",
+            f"{row.nbytes / 1e6:.2f} MB",
+        ]
+        for row in rows
+    ]
+    return table(headers, lines)
+
+
+def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
+    """Writes all numbers as JSON and the tables as Markdown."""
+    store(NAME, rows, known, out)
+    intro = (
+        "Random weights, pure speed: the models compute nothing useful. Every 3×3 convolution but "
+        "the first is decomposed into 4 basis kernels; *pair* keeps a share of the channel pairs "
+        "in 8 bits, *ternary* a share of single coefficients. Other layers run as onnxruntime's "
+        "int8 in all quantised forms. Batch 1; medians of interleaved runs."
+    )
+    parts = ["# The hybrid kernel against onnxruntime's int8", intro]
+    for network, threads in dict.fromkeys((row.network, row.threads) for row in rows):
+        own = [row for row in rows if (row.network, row.threads) == (network, threads)]
+        parts += [f"## {network} (CIFAR shape), {threads} thread(s)", markdown(own)]
+    note = (
+        f"Made by `python -m samples.benchmarks.native_int8` on {known['cpu']} ({known['isa']}, "
+        f"{known['cores']} cores), native kernels for {known['kernels']}, onnxruntime "
+        f"{known['onnxruntime']}. int8: static QDQ, weights per channel, unsigned activations."
+    )
+    publish(NAME, [*parts, note], out)
+
+
+@click.command()
+@click.option("--network", "networks", multiple=True, type=click.Choice([*NETWORKS]))
+@click.option("--threads", multiple=True, type=int, default=(1, 2), show_default=True)
+@click.option("--rounds", default=40, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
+def main(networks: tuple[str, ...], threads: tuple[int, ...], rounds: int, out: Path) -> None:
+    """Time int8, fp32 and hybrid forms of networks side by side, and write the tables."""
+    try:
+        library = native_build.library_path(report=say)
+    except native_build.NativeError as error:
+        raise click.ClickException(str(error)) from error
+    rows = []
+    for network in networks or NETWORKS:
+        for number in threads:
+            config = BenchConfig(threads=number, rounds=rounds)
+            rows += time_network(network, library, config)
+    known = {**machine(), "kernels": native_build.hybrid_instruction_set(library)}
+    write(rows, known, out)
 
 
 if __name__ == "__main__":
