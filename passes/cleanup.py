@@ -8,9 +8,12 @@ Both keep graph inputs and outputs, symbolic dimensions and the names of values.
 """
 
 import logging
+from collections.abc import Mapping
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import common
 from onnxscript import optimizer
 from onnxscript.rewriter import RewriteRuleSet
@@ -20,6 +23,9 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
+from passes.channels.graph import Shape
+from passes.channels.sizes import fixed_sizes
+from passes.conv import free_name
 from runtimes.external_data import load_external
 from runtimes.operators import MIN_IR_VERSION, MIN_OPSET
 from runtimes.operators.schemas import register_schemas
@@ -65,12 +71,80 @@ def prepare(model: ir.Model) -> ir.Model:
     names = _names_by_weight(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False)(model)
     optimizer.fold_constants(model, onnx_shape_inference=False)
+    if write_out_sizes(model):
+        optimizer.fold_constants(model, onnx_shape_inference=False)
     if not any(_normalises_by_batch(node) for node in model.graph.all_nodes()):
         _FOLD_BATCHNORM.apply_to_model(model)
     common.RemoveUnusedNodesPass()(model)
     _restore_names(model, names)
     common.NameFixPass()(model)
     return model
+
+
+def write_out_sizes(model: ir.Model) -> bool:
+    """Makes sizes that are read at run time constants where the axis is not dynamic.
+
+    Exporters read even the width of a layer from its input, for shapes and for the scale of
+    attention.
+
+    Returns:
+        Whether anything was changed.
+    """
+    if not any(node.op_type == "Shape" for node in model.graph):
+        return False
+    shapes, changed = fixed_sizes(model), False
+    for node in list(model.graph):
+        source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        if node.op_type in ("Gather", "Slice") and source is not None:
+            sizes = _read_sizes(source, shapes)
+            if sizes is not None and all(is_constant(value) for value in node.inputs[1:]):
+                changed |= _replace_by_sizes(model, node, sizes)
+        else:
+            sizes = _read_sizes(node, shapes)
+            if sizes is not None:
+                changed |= _replace_by_sizes(model, node, sizes)
+    return changed
+
+
+def _read_sizes(node: ir.Node, shapes: Mapping[str, Shape]) -> NDArray[np.object_] | None:
+    """What a Shape node gives, None for dynamic entries; None for other nodes."""
+    value = node.inputs[0] if node.op_type == "Shape" else None
+    if value is None or value.name not in shapes:
+        return None
+    span = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end"))
+    return np.array(shapes[value.name][span], dtype=object)
+
+
+def _replace_by_sizes(model: ir.Model, node: ir.Node, sizes: NDArray[np.object_]) -> bool:
+    """Replaces a node that reads sizes by a constant, where all that it reads are fixed."""
+    chosen = sizes
+    if node.op_type != "Shape":
+        others = [None if v is None else v.const_value.numpy() for v in node.inputs[1:]]  # type: ignore[union-attr]
+        if node.op_type == "Gather":
+            chosen = np.asarray(sizes[others[0]], dtype=object)
+        else:
+            step = 1 if len(others) < 4 or others[3] is None else int(others[3][0])
+            chosen = sizes[slice(int(others[0][0]), int(others[1][0]), step)]  # type: ignore[index]
+    if any(size is None for size in chosen.reshape(-1)):
+        return False
+    output = node.outputs[0]
+    tensor = ir.tensor(chosen.astype(np.int64), name=f"{output.name}.size")
+    value = ir.Value(
+        name=free_name(model.graph, tensor.name or ""),
+        const_value=tensor,
+        type=ir.TensorType(ir.DataType.INT64),
+        shape=tensor.shape,
+    )
+    if output.is_graph_output() or not output.uses():
+        return False
+    model.graph.initializers.add(value)
+    ir.convenience.replace_all_uses_with(output, value)
+    return True
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is stored in the model and not fed at run time, or not given at all."""
+    return value is None or (value.const_value is not None and not value.is_graph_input())
 
 
 def _normalises_by_batch(node: ir.Node) -> bool:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import passes.channels
-from passes.channel_elementwise import unary
-from passes.channel_removal import format_indices, parse_indices
+from passes.channels import follow
+from passes.channels.elementwise import unary
+from passes.channels.removal import format_indices, parse_indices
 from passes.framework import Context, Plan, PlanError
 from passes.shrink import ShrinkConfig, ShrinkPass
 from runtimes.operators.decomposed_conv import DecomposedWeights, FusedActivation, read_weights
@@ -197,7 +197,7 @@ def test_broken_rule_is_caught_by_the_comparison(monkeypatch):
     x = net.conv(net.input("N", 3, 8, 8), 3, 4, "a", dead_out=(2,), bias={2: 0.4})
     model = net.model(net.conv(net.op("Relu", x), 4, 5, "b"))
     broken = unary(lambda node, x: np.where(np.isnan(x), x, 0.0))
-    monkeypatch.setitem(passes.channels.RULES, ("", "Relu"), broken)
+    monkeypatch.setitem(follow.RULES, ("", "Relu"), broken)
     assert difference(model, shrink(model)) > 1e-3
 
 

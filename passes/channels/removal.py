@@ -1,6 +1,6 @@
 """Removes channels and basis kernels from a model: slices every tensor that has them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.channel_graph import ChannelGraph, Ids, Mask, Mixing
+from passes.channels.graph import ChannelGraph, Mixing, SizeEntry
+from passes.channels.layout import Ids, Mask, kept_counts, kept_size
 from passes.conv import free_name
 from runtimes.operators.decomposed_conv import (
     DecomposedWeights,
@@ -118,15 +119,18 @@ def remove_channels(
                 _rewrite_factors(model.graph, mixing, kept, dropped)
         elif mixing.depthwise:
             _set_group(mixing, kept)
-    for size in graph.sizes:
-        count = int(kept[size.ids].sum())
-        if count != len(size.ids):
-            _write_size(model.graph, size.node, size.index, size.entry, count)
-    for value, channels in graph.tracked.items():
-        if value.shape is not None and not kept[channels.ids].all():
+    _write_out_splits(model.graph, graph.sizes)
+    for entry in graph.sizes:
+        _write_size(model.graph, entry, kept)
+    for value, layout in graph.tracked.items():
+        if value.shape is not None and not all(kept[ids].all() for ids in layout.ids):
             dims = list(value.shape)
-            dims[channels.axis] = int(kept[channels.ids].sum())
+            for axis in layout.axes:
+                dims[axis] = kept_size(layout, kept, axis)
             value.shape = ir.Shape(dims)
+    for view, (base, order) in graph.views.items():
+        if view.shape is not None and base.shape is not None:
+            view.shape = ir.Shape([base.shape[axis] for axis in order])
 
 
 def _missing(ids: Ids, kept: Mask) -> Indices:
@@ -175,12 +179,45 @@ def _set_group(mixing: Mixing, kept: Mask) -> None:
     mixing.node.attributes.add(ir.AttrInt64("group", int(kept[mixing.reads].sum())))
 
 
-def _write_size(graph: ir.Graph, node: ir.Node, index: int, entry: int, count: int) -> None:
-    value = node.inputs[index]
-    assert value is not None and value.const_value is not None
-    sizes = value.const_value.numpy().copy()
-    sizes[entry] = count
-    _replace_constant(graph, node, index, sizes)
+def _write_out_splits(graph: ir.Graph, sizes: Sequence[SizeEntry]) -> None:
+    """Gives a Split into equal parts its sizes as an input, so that they can differ."""
+    for node in dict.fromkeys(entry.node for entry in sizes):
+        if node.op_type == "Split" and len(node.inputs) < 2:
+            parts = [entry.layout.size(entry.axis) for entry in sizes if entry.node is node]
+            value = ir.Value(
+                name=free_name(graph, f"{node.name}.split"), type=ir.TensorType(ir.DataType.INT64)
+            )
+            _set_constant(value, np.array(parts, np.int64))
+            graph.initializers.add(value)
+            node.resize_inputs(2)
+            node.replace_input_with(1, value)
+            node.attributes.pop("num_outputs", None)
+
+
+def _write_size(graph: ir.Graph, entry: SizeEntry, kept: Mask) -> None:
+    """Writes the new number of channels where the old one stands."""
+    node, layout = entry.node, entry.layout
+    if entry.dim is None:
+        count, old = kept_size(layout, kept, entry.axis), layout.size(entry.axis)
+    else:
+        p = layout.positions(entry.axis)[entry.dim]
+        count, old = int(kept_counts(layout, kept, p).max(initial=0)), layout.sizes[p]
+    if entry.default is not None:
+        if count != old:
+            node.attributes.add(ir.AttrFloat32(entry.attribute, entry.default))
+    elif entry.attribute:
+        node.attributes.add(ir.AttrInt64(entry.attribute, count))
+    else:
+        value = node.inputs[entry.index]
+        assert value is not None and value.const_value is not None
+        sizes = value.const_value.numpy().copy()
+        if node.op_type == "Slice":  # it may be counted from the end, or be beyond it
+            number = count
+        else:  # it may be a part of the size, next to a dynamic one
+            number = int(sizes.reshape(-1)[entry.entry]) * count // old
+        if sizes.reshape(-1)[entry.entry] != number:
+            sizes.reshape(-1)[entry.entry] = number
+            _replace_constant(graph, node, entry.index, sizes)
 
 
 def _replace_constant(graph: ir.Graph, node: ir.Node, index: int, array: NDArray[Any]) -> None:

@@ -1,0 +1,276 @@
+"""Channel rules of the operators that keep channels apart: activations and joins.
+
+What they do to a constant channel is computed only where that is exact. Everything else becomes
+NaN, unknown, which is always safe.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.channels.graph import (
+    ChannelGraph,
+    NotFollowedError,
+    constant,
+    has_input,
+    is_fixed,
+)
+from passes.channels.layers import per_channel, read_weight
+from passes.channels.layout import Constants, Dim, Ids, Layout, renumbered, without_dims
+
+Rule = Callable[[ir.Node, ChannelGraph], None]
+Unary = Callable[[ir.Node, Constants], Constants]
+Fold = Callable[[Constants, Constants], Constants]
+
+
+def same(node: ir.Node, x: Constants) -> Constants:
+    """Nothing is done: y = x."""
+    return x
+
+
+def zero_only(node: ir.Node, x: Constants) -> Constants:
+    """f(0) = 0; other constants are given up."""
+    return np.where(x == 0, 0.0, np.nan)
+
+
+def unknown(node: ir.Node, x: Constants) -> Constants:
+    """f(0) ≠ 0."""
+    return np.full_like(x, np.nan)
+
+
+def relu(node: ir.Node, x: Constants) -> Constants:
+    """max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def clip(node: ir.Node, x: Constants) -> Constants:
+    """min(max(x, lower), upper)."""
+    lower = constant(node, 1, "lower bound") if has_input(node, 1) else -np.inf
+    upper = constant(node, 2, "upper bound") if has_input(node, 2) else np.inf
+    return np.minimum(np.maximum(x, lower), upper)
+
+
+def unary(transfer: Unary) -> Rule:
+    """Rule of an operator that maps every element by itself, or every channel by itself."""
+
+    def rule(node: ir.Node, graph: ChannelGraph) -> None:
+        x = graph.layout(node, 0)
+        if x is not None:
+            graph.write(node, x.with_constants(transfer(node, x.constants)))
+
+    return rule
+
+
+def add(a: Constants, b: Constants) -> Constants:
+    """Of two addends."""
+    return a + b
+
+
+def gated_sum(a: Constants, b: Constants) -> Constants:
+    """f(a + b) with f(0) = 0."""
+    return np.where(a + b == 0, 0.0, np.nan)
+
+
+def subtract(a: Constants, b: Constants) -> Constants:
+    """Of minuend and subtrahend."""
+    return a - b
+
+
+def multiply(a: Constants, b: Constants) -> Constants:
+    """Zero where one factor is: a gate closes a channel."""
+    return np.where((a == 0) | (b == 0), 0.0, a * b)
+
+
+def divide(a: Constants, b: Constants) -> Constants:
+    """Zero where the dividend is zero and the divisor is known not to be."""
+    return np.where((a == 0) & ~np.isnan(b) & (b != 0), 0.0, np.nan)
+
+
+def slope(a: Constants, b: Constants) -> Constants:
+    """PRelu: f(0) = 0 for any slope."""
+    return np.where(a == 0, 0.0, np.nan)
+
+
+def either(a: Constants, b: Constants) -> Constants:
+    """One of two values, or anything between: constant where they agree."""
+    return np.where(a == b, a, np.nan)
+
+
+def power(a: Constants, b: Constants) -> Constants:
+    """Zero stays zero under a positive exponent."""
+    return np.where((a == 0) & (b > 0), 0.0, np.nan)
+
+
+def elementwise(fold: Fold, first: int = 0) -> Rule:
+    """Rule of an operator on broadcast operands: it ties their channels.
+
+    Args:
+        fold: what becomes of constants.
+        first: operands before this one are joined as well but have no part in the value.
+    """
+
+    def rule(node: ir.Node, graph: ChannelGraph) -> None:
+        indices = [i for i, value in enumerate(node.inputs) if value is not None]
+        joined = join(node, indices, graph)
+        if joined is not None:
+            layout, constants = joined
+            graph.write(node, layout.with_constants(reduce(fold, constants[first:])))
+
+    return rule
+
+
+def join(
+    node: ir.Node, indices: Sequence[int], graph: ChannelGraph
+) -> tuple[Layout, list[Constants]] | None:
+    """Ties the channels of broadcast operands.
+
+    Returns:
+        The channels of the result, and the constants of every operand in its dims; None where
+        no operand has channels.
+    """
+    if not any(node.inputs[i] in graph.tracked for i in indices):
+        return None
+    rank = max(graph.rank(node.inputs[i]) for i in indices)
+    layouts = {}
+    for i in indices:
+        x = graph.layout(node, i)
+        if x is not None:
+            shift = rank - x.rank
+            layouts[i] = renumbered(x, {axis: axis + shift for axis in range(x.rank)}, rank)
+    layouts = aligned(layouts, graph)
+    out = tied(list(layouts.values()), rank, graph)
+    constants = [_operand(node, i, layouts.get(i), out, graph) for i in indices]
+    return out, constants
+
+
+def aligned(layouts: dict[int, Layout], graph: ChannelGraph) -> dict[int, Layout]:
+    """The layouts with axes divided alike, and without dims of size one that are broadcast."""
+    for axis in sorted({axis for x in layouts.values() for axis in x.axes}):
+        size = max(x.size(axis) for x in layouts.values() if axis in x.axes)
+        bounds = set()
+        for i, x in layouts.items():
+            if axis not in x.axes:
+                continue
+            if x.size(axis) == 1 < size:
+                layouts[i] = without_dims(x, x.positions(axis), x.rank)
+            elif x.size(axis) != size:
+                raise NotFollowedError(f"joins {x.size(axis)} with {size} channels")
+            else:
+                bounds |= set(np.cumprod([dim.size for dim in x.on(axis)]).tolist())
+        for i, x in layouts.items():
+            if axis in x.axes:
+                layouts[i] = graph.refine(x, axis, sorted(bounds))
+    return layouts
+
+
+def tied(layouts: Sequence[Layout], rank: int, graph: ChannelGraph) -> Layout:
+    """One layout of all that is labelled in aligned ones, where what they share is the same."""
+    out = _union(layouts, rank)
+    every = [
+        [_placed(x.ids[p], ps) if p is not None else None for p in ps]
+        for x, ps in ((x, _places(x, out)) for x in layouts)
+    ]
+    ids = []
+    for same in zip(*every, strict=True):
+        known = [array for array in same if array is not None]
+        for other in known[1:]:
+            graph.tie(known[0], other)
+        ids.append(max(known, key=lambda array: array.size))
+    return replace(out, ids=tuple(ids))
+
+
+def _union(layouts: Sequence[Layout], rank: int) -> Layout:
+    """A layout of every dim that is labelled in one of them; its ids are placeholders."""
+    dims: list[Dim] = []
+    for axis in sorted({axis for x in layouts for axis in x.axes}):
+        several = [x.on(axis) for x in layouts if axis in x.axes]
+        if len({tuple(dim.size for dim in each) for each in several}) > 1:
+            raise NotFollowedError("divides an axis in different ways")
+        dims += [
+            replace(same[0], labelled=any(dim.labelled for dim in same))
+            for same in zip(*several, strict=True)
+        ]
+    n = sum(dim.labelled for dim in dims)
+    ids = tuple(np.zeros((1,) * n, np.int64) for _ in range(n))
+    return Layout(rank=rank, dims=tuple(dims), ids=ids, constants=np.full((1,) * n, np.nan))
+
+
+def _places(x: Layout, out: Layout) -> list[int | None]:
+    """For every labelled dim of `out`, which labelled dim of `x` it is."""
+    flags = {
+        (dim.axis, place): dim.labelled for axis in x.axes for place, dim in enumerate(x.on(axis))
+    }
+    order = [key for key, labelled in flags.items() if labelled]
+    wanted = [
+        (axis, place) for axis in out.axes for place, dim in enumerate(out.on(axis)) if dim.labelled
+    ]
+    return [order.index(key) if key in order else None for key in wanted]
+
+
+def spread_constants(x: Layout, out: Layout) -> Constants:
+    """The constants of `x` in the dims of `out`."""
+    return _placed(x.constants, _places(x, out))
+
+
+def _placed(array: Constants | Ids, places: Sequence[int | None]) -> Any:
+    return array.reshape([1 if p is None else array.shape[p] for p in places])
+
+
+def _operand(
+    node: ir.Node, i: int, x: Layout | None, out: Layout, graph: ChannelGraph
+) -> Constants:
+    """What an operand is in the dims of `out`; what it does not label is sliced or frozen."""
+    value = node.inputs[i]
+    assert value is not None
+    constants: Constants = np.full((1,) * len(out.ids), np.nan)
+    places: Sequence[int | None] = [None] * len(out.ids)
+    if x is not None:
+        places = _places(x, out)
+        constants = spread_constants(x, out)
+    shape = graph.shape(value)
+    shift = out.rank - graph.rank(value)
+    for axis in out.axes:
+        positions = out.positions(axis)
+        if all(places[p] is not None for p in positions) or axis < shift:
+            continue
+        if shape is None or shape[axis - shift] is None:
+            raise NotFollowedError("the size of an operand is unknown")
+        if shape[axis - shift] == 1:
+            continue
+        if shape[axis - shift] != out.size(axis):
+            raise NotFollowedError(f"joins {shape[axis - shift]} with {out.size(axis)} channels")
+        if is_fixed(value) and x is None:
+            graph.slice(node, i, axis - shift, graph.flat(out, axis))
+        else:
+            for p in positions:
+                graph.freeze(out.ids[p], graph.origin(value))
+    if x is None and value.const_value is not None:
+        if is_fixed(value):
+            graph.handle(node, i)
+            constants = _cells(node, i, out, graph)
+        else:
+            constants = np.full_like(constants, np.nan)
+    return constants
+
+
+def _cells(node: ir.Node, i: int, out: Layout, graph: ChannelGraph) -> Constants:
+    """Constants of an initializer in the dims of `out`."""
+    value = node.inputs[i]
+    assert value is not None and value.const_value is not None
+    shape, n = value.const_value.shape, len(out.ids)
+    shift = out.rank - len(shape)
+    wide = [axis for axis in out.axes if axis >= shift and shape[axis - shift] != 1]
+    if not wide:
+        array = read_weight(node, i, graph)
+        return np.reshape(per_channel(array.reshape(1, -1), 0) if array.size else np.nan, (1,) * n)
+    if graph.masked:
+        return np.zeros((1,) * n)
+    if len(wide) > 1 or len(out.on(wide[0])) > 1:
+        return np.full((1,) * n, np.nan)
+    [p] = out.positions(wide[0])
+    each = per_channel(read_weight(node, i, graph), wide[0] - shift)
+    return each.reshape([len(each) if q == p else 1 for q in range(n)])

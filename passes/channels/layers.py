@@ -1,0 +1,256 @@
+"""Channel rules of the operators that mix channels: Conv, Gemm, MatMul with a weight.
+
+Output k is bias[k] + Σ_c W[k, c]·x[c]. Where every W[k, c] that meets a possibly nonzero x[c] is
+zero, output k is the constant bias[k], also next to zero padding; else it is unknown.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.channels.graph import ChannelGraph, Mixing, NotFollowedError, fixed, has_input
+from passes.channels.layout import (
+    Constants,
+    Dim,
+    Ids,
+    Layout,
+    Mask,
+    axis_constants,
+    single,
+    without_dims,
+)
+from runtimes.operators.decomposed_conv import BASE_NAME, read_geometry, read_weights
+
+Array = NDArray[Any]
+
+
+def conv(node: ir.Node, graph: ChannelGraph) -> None:
+    """Conv with weight (K, C/group, *kernel) and bias (K,)."""
+    K, C_group, *kernel = weight_shape(node, 1, "weight", graph)
+    group = node.attributes.get_int("group", 1)
+    rank = 2 + len(kernel)
+    reads = graph.read(node, 0, axis=1, rank=rank, size=C_group * group)
+    writes = _tied_outputs(graph, reads, K, group)
+    graph.slice(node, 1, 0, writes)
+    if C_group > 1:
+        graph.slice(node, 1, 1, reads[:C_group])  # the other groups are tied to the first
+    bias = _bias(node, 2, writes, graph)
+
+    def pairs() -> Mask:
+        return _expand_groups(_any_element(read_weight(node, 1, graph), first=2), group)
+
+    _mix(node, graph, 1, reads, writes, pairs, bias, group)
+
+
+def conv_transpose(node: ir.Node, graph: ChannelGraph) -> None:
+    """ConvTranspose with weight (C, K, *kernel) and bias (K,)."""
+    C, K, *kernel = weight_shape(node, 1, "weight", graph)
+    if node.attributes.get_int("group", 1) != 1:
+        raise NotFollowedError("grouped transposed convolution")
+    reads = graph.read(node, 0, axis=1, rank=2 + len(kernel), size=C)
+    writes = graph.new(K)
+    graph.slice(node, 1, 1, writes)
+    graph.slice(node, 1, 0, reads)
+    bias = _bias(node, 2, writes, graph)
+
+    def pairs() -> Mask:
+        return _any_element(read_weight(node, 1, graph), first=2).T
+
+    _mix(node, graph, 1, reads, writes, pairs, bias)
+
+
+def decomposed_conv(node: ir.Node, graph: ChannelGraph) -> None:
+    """The DecomposedConv family: W = Σ_m Ce[k, c, m]·B[m], residual and activation fused.
+
+    Its initializers are not sliced but written anew: see `passes.channels.removal`.
+    """
+    for index, what in enumerate(("basis", "values", "positions"), start=1):
+        fixed(node, index, what)
+        graph.handle(node, index)
+    if has_input(node, 4):
+        fixed(node, 4, "bias")
+        graph.handle(node, 4)
+    weights, group = read_weights(node), read_geometry(node).group
+    K, C_group, _ = weights.coefficients.shape
+    rank = weights.basis.ndim + 1
+    reads = graph.read(node, 0, axis=1, rank=rank, size=C_group * group)
+    writes = _tied_outputs(graph, reads, K, group)
+    used = weights.coefficients * _any_element(weights.basis, first=1)
+    pairs = _expand_groups(_any_element(used, first=2), group)
+    bias = np.zeros(K) if weights.bias is None else weights.bias.astype(np.float64)
+    _mix(node, graph, 1, reads, writes, lambda: pairs, bias * (not graph.masked), group)
+    constants = graph.tracked[node.outputs[0]].constants
+    suffix = node.op_type.removeprefix(BASE_NAME)
+    if suffix.startswith("Add"):
+        graph.tie(graph.read(node, 5, axis=1, rank=rank, size=K), writes)
+        residual = node.inputs[5]
+        constants = constants + axis_constants(graph.tracked[residual], 1)  # type: ignore[index]
+    if suffix.endswith("Relu"):
+        constants = np.maximum(constants, 0)
+    elif suffix.endswith("Clip"):
+        lower, upper = (node.attributes[key].as_float() for key in ("lower", "upper"))
+        constants = np.minimum(np.maximum(constants, lower), upper)
+    graph.write(node, single(1, rank, writes, constants))
+
+
+def gemm(node: ir.Node, graph: ChannelGraph) -> None:
+    """Gemm with input (N, C), weight (C, K) or transposed, bias broadcast to (N, K)."""
+    if node.attributes.get_int("transA", 0):
+        raise NotFollowedError("transposed input")
+    transposed = bool(node.attributes.get_int("transB", 0))
+    shape = weight_shape(node, 1, "weight", graph)
+    K, C = shape if transposed else shape[::-1]
+    reads = graph.read(node, 0, axis=1, rank=2, size=C)
+    writes = graph.new(K)
+    graph.slice(node, 1, 0 if transposed else 1, writes)
+    graph.slice(node, 1, 1 if transposed else 0, reads)
+    bias = node.attributes.get_float("beta", 1.0) * _bias(node, 2, writes, graph)
+    turn: Callable[[Array], Array] = (lambda w: w) if transposed else np.transpose
+    _mix(node, graph, 1, reads, writes, lambda: turn(read_weight(node, 1, graph)) != 0, bias)
+
+
+def weight_matmul(node: ir.Node, graph: ChannelGraph, weight: int) -> None:
+    """MatMul of any (..., C) with a constant (C, K), or of a constant (K, C) with (..., C, N)."""
+    right = weight == 1
+    shape = weight_shape(node, weight, "right operand" if right else "left operand", graph)
+    C, K = shape if right else shape[::-1]
+    rank = graph.rank(node.inputs[1 - weight])
+    axis = rank - 1 if right else rank - 2
+    reads = graph.read(node, 1 - weight, axis=axis, rank=rank, size=C)
+    writes = graph.new(K)
+    graph.slice(node, weight, 1 if right else 0, writes)
+    graph.slice(node, weight, 0 if right else 1, reads)
+    turn: Callable[[Array], Array] = np.transpose if right else (lambda w: w)
+
+    def pairs() -> Mask:
+        return np.asarray(turn(read_weight(node, weight, graph)) != 0)
+
+    _mix(node, graph, axis, reads, writes, pairs, np.zeros(K), operand=1 - weight)
+
+
+def weight_shape(node: ir.Node, index: int, what: str, graph: ChannelGraph) -> tuple[int, ...]:
+    """Sizes of a constant weight, which is not read.
+
+    Raises:
+        NotFollowedError: it is missing, or may be different at run time.
+    """
+    value = fixed(node, index, what)
+    if value in graph.views:
+        base, order = graph.views[value]
+        assert base.const_value is not None
+        return tuple(int(base.const_value.shape[axis]) for axis in order)
+    if value.const_value is None:
+        raise NotFollowedError(f"{what} is computed at run time")
+    return tuple(int(size) for size in value.const_value.shape)
+
+
+def read_weight(node: ir.Node, index: int, graph: ChannelGraph) -> Array:
+    """A constant weight, or its transposed view."""
+    value, order = graph.weight(node, index)
+    assert value.const_value is not None
+    return value.const_value.numpy().transpose(order)
+
+
+def per_channel(array: Array, axis: int) -> Constants:
+    """The constant of each slice along an axis, NaN where a slice is not constant; (size,)."""
+    slices = np.moveaxis(np.asarray(array, np.float64), axis, 0).reshape(array.shape[axis], -1)
+    same = np.all(slices == slices[:, :1], axis=1)
+    return np.where(same, slices[:, 0], np.nan)
+
+
+def _bias(node: ir.Node, index: int, writes: Ids, graph: ChannelGraph) -> Constants:
+    """Constant added to each output channel (K,), zeros where there is no bias."""
+    if not has_input(node, index):
+        return np.zeros(len(writes))
+    shape = weight_shape(node, index, "bias", graph)
+    if not shape or shape[-1] != len(writes):  # Gemm broadcasts
+        graph.handle(node, index)
+        bias = read_weight(node, index, graph)
+        return np.broadcast_to(per_channel(bias.reshape(1, -1), 0), (len(writes),))
+    graph.slice(node, index, len(shape) - 1, writes)
+    if graph.masked:
+        return np.zeros(len(writes))
+    return per_channel(read_weight(node, index, graph), len(shape) - 1)
+
+
+def _tied_outputs(graph: ChannelGraph, reads: Ids, K: int, group: int) -> Ids:
+    """Output ids (K,) of a grouped layer, tied so that all groups keep the same size.
+
+    One input channel a group: an output goes with its input. More: what has the same position
+    in every group goes together.
+    """
+    if group > 1 and group == len(reads):
+        return np.repeat(reads, K // group)
+    writes = graph.new(K)
+    for ids in (reads, writes):
+        first, *others = ids.reshape(group, -1)
+        for other in others:
+            graph.tie(first, other)
+    return writes
+
+
+def _mix(
+    node: ir.Node,
+    graph: ChannelGraph,
+    axis: int,
+    reads: Ids,
+    writes: Ids,
+    pairs: Callable[[], Mask],
+    bias: Constants,
+    group: int = 1,
+    operand: int = 0,
+) -> None:
+    """Notes a layer that mixes channels along one axis; other axes keep theirs."""
+    value = node.inputs[operand]
+    x = graph.tracked.get(value) if value is not None else None
+    if x is None:  # a constant
+        x = single(axis, graph.rank(value), reads, np.array(np.nan))
+    alive = axis_constants(x, axis) != 0  # (C,); NaN, unknown, is not zero
+
+    def connected() -> Mask:
+        return pairs() & alive  # (K, C)
+
+    graph.flow.append(
+        Mixing(node=node, reads=reads, writes=writes, connected=connected, group=group)
+    )
+    constants = bias
+    if not graph.masked:
+        constants = np.where(connected().any(axis=1), np.nan, bias)
+    graph.write(node, with_axis(x, axis, writes, constants))
+
+
+def with_axis(x: Layout, axis: int, ids: Ids, constants: Constants) -> Layout:
+    """The layout with one axis replaced by new channels."""
+    rest = without_dims(x, x.positions(axis), x.rank)
+    rest = replace(rest, dims=tuple(dim for dim in rest.dims if dim.axis != axis))
+    p = sum(dim.axis < axis for dim in rest.labelled)
+    n = len(rest.ids) + 1
+    dims = sorted((*rest.dims, Dim(axis=axis, size=len(ids))), key=lambda dim: dim.axis)
+    shape = [len(ids) if i == p else 1 for i in range(n)]
+    others = [np.expand_dims(array, p) for array in rest.ids]
+    return Layout(
+        rank=x.rank,
+        dims=tuple(dims),
+        ids=(*others[:p], ids.reshape(shape), *others[p:]),
+        constants=np.asarray(constants, np.float64).reshape(shape),
+    )
+
+
+def _any_element(array: NDArray[Any], *, first: int) -> Mask:
+    """Whether anything is not zero in the axes from `first` on."""
+    return np.asarray(np.any(array != 0, axis=tuple(range(first, array.ndim))))
+
+
+def _expand_groups(pairs: Mask, group: int) -> Mask:
+    """Block-diagonal (K, C) from (K, C/group)."""
+    K, C_group = pairs.shape
+    if group == 1:
+        return pairs
+    blocks = np.zeros((group, K // group, group, C_group), bool)
+    each = np.arange(group)
+    blocks[each, :, each] = pairs.reshape(group, K // group, C_group)
+    return blocks.reshape(K, group * C_group)

@@ -1,0 +1,199 @@
+"""Sizes: of all values for one choice of the dynamic ones, and those that are written out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from passes.channels.graph import ChannelGraph, NotFollowedError, Shape, SizeEntry
+from passes.channels.layout import Layout
+from runtimes.operators.schemas import register_schemas
+
+_PRIMES = (
+    (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157),
+    (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47),
+)
+_SHAPE_BYTES = 1000
+_BATCH = "first axis"
+
+
+def sample_sizes(model: ir.Model) -> dict[str, Shape]:
+    """Sizes of all values, by name, where every dynamic size is a prime number of its own.
+
+    How a Reshape divides axes can then be read from numbers alone. Large primes are taken
+    unless a fixed size, such as the length of a table of positions, does not allow them.
+    """
+    candidates = [_infer(model, primes) for primes in _PRIMES]
+    return max(candidates, key=lambda sizes: sum(None not in shape for shape in sizes.values()))
+
+
+def fixed_sizes(model: ir.Model) -> dict[str, Shape]:
+    """Sizes of all values, by name, None where they depend on a dynamic one."""
+    one, other = (_infer(model, primes) for primes in _PRIMES)
+    return {
+        name: tuple(a if a == b else None for a, b in zip(shape, other[name], strict=True))
+        for name, shape in one.items()
+        if name in other and len(shape) == len(other[name])
+    }
+
+
+def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
+    register_schemas()
+    copy = model.clone()
+    known = {
+        size
+        for value in copy.graph.initializers.values()
+        if value.const_value is not None
+        for size in value.const_value.shape
+    }
+    free = iter([prime for prime in primes if prime not in known] * 8)
+    symbols: dict[str | None, int] = {}
+    for value in copy.graph.inputs:
+        if value.shape is not None and not value.is_initializer():
+            batch = [d for d in value.shape[:1] if isinstance(d, ir.SymbolicDim)]
+            symbols.update({dim.value: symbols[_BATCH] for dim in batch if _BATCH in symbols})
+            value.shape = ir.Shape([_fixed(dim, symbols, free) for dim in value.shape])
+            if batch:  # the first axes of all inputs are taken to be the same size
+                symbols[_BATCH] = value.shape[0]
+    for node in copy.graph:
+        for value in node.outputs:
+            if node.domain == "" or value.shape is None:
+                value.shape = None
+            else:
+                sizes = [_fixed(d, symbols, None) for d in value.shape]
+                value.shape = None if None in sizes else ir.Shape(sizes)
+    for value in copy.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SHAPE_BYTES:
+            value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+    ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+    values = [*copy.graph.inputs, *(value for node in copy.graph for value in node.outputs)]
+    return {
+        value.name: tuple(size if isinstance(size, int) else None for size in value.shape)
+        for value in values
+        if value.name and value.shape is not None
+    }
+
+
+def _fixed(
+    dim: int | ir.SymbolicDim, symbols: dict[str | None, int], free: Iterator[int] | None
+) -> int | None:
+    if isinstance(dim, int):
+        return dim
+    if dim.value in symbols and dim.value is not None:
+        return symbols[dim.value]
+    if free is None:
+        return None
+    symbols[dim.value] = next(free)
+    return symbols[dim.value]
+
+
+def note_size(
+    node: ir.Node, index: int, entry: int, layout: Layout, axis: int, graph: ChannelGraph
+) -> None:
+    """Notes a written-out size of channels for rewriting; 0, -1 and sizes read at run time adapt.
+
+    Raises:
+        NotFollowedError: it is computed at run time in another way.
+    """
+    place = _locate(node, index, entry, graph)
+    if place is None:
+        raise NotFollowedError("the number of channels is computed at run time")
+    if isinstance(place, Reading):
+        if not _same_channels(place, layout, axis, graph):
+            raise NotFollowedError("its size is that of other channels")
+    elif place.number > 0 and not (place.number == 1 < layout.size(axis)):
+        graph.sizes.append(
+            SizeEntry(
+                node=place.node, index=place.index, entry=place.entry, layout=layout, axis=axis
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A number in a constant."""
+
+    node: ir.Node
+    index: int
+    entry: int
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The size of an axis of a value, read at run time."""
+
+    value: ir.Value
+    axis: int
+
+
+def _same_channels(reading: Reading, layout: Layout, axis: int, graph: ChannelGraph) -> bool:
+    """Whether the axis that is read loses the same channels."""
+    other = graph.tracked.get(reading.value)
+    if other is None or reading.axis not in other.axes:
+        return False
+    one, two = (graph.flat(x, a) for x, a in ((layout, axis), (other, reading.axis)))
+    roots = graph.roots()
+    return np.array_equal(roots[one], roots[two])
+
+
+def _locate(node: ir.Node, index: int, entry: int, graph: ChannelGraph) -> Written | Reading | None:
+    """Where an entry of a list of sizes comes from."""
+    value = node.inputs[index]
+    if value is None:
+        return None
+    if value.const_value is not None:
+        numbers = value.const_value.numpy().reshape(-1)
+        return Written(node=node, index=index, entry=entry, number=int(numbers[entry]))
+    producer = value.producer()
+    if producer is None:
+        return None
+    match producer.op_type:
+        case "Cast" | "Identity" | "Unsqueeze" | "Reshape" | "Squeeze":
+            return _locate(producer, 0, entry, graph)
+        case "Where":  # torch's Expand: where -1 was given, ones, else the shape
+            return _locate(producer, 2, entry, graph)
+        case "Mul":  # a dynamic size times the number of heads
+            constants = [i for i in (0, 1) if producer.inputs[i].const_value is not None]  # type: ignore[union-attr]
+            return _locate(producer, constants[0], entry, graph) if constants else None
+        case "Shape":
+            first = producer.attributes.get_int("start", 0)
+            source = producer.inputs[0]
+            rank = len(graph.shape(source) or ())
+            return Reading(value=source, axis=first % rank + entry) if source and rank else None
+        case "Slice" | "Gather":
+            bounds = producer.inputs[1].const_value  # type: ignore[union-attr]
+            if bounds is None:
+                return None
+            chosen = bounds.numpy().reshape(-1)
+            first = int(chosen[entry] if producer.op_type == "Gather" else chosen[0] + entry)
+            length = (graph.shape(producer.inputs[0]) or (None,))[0]
+            return _locate(producer, 0, first % length, graph) if length else None
+        case "Concat":
+            return _locate_part(producer, entry, graph)
+    return None
+
+
+def _locate_part(concat: ir.Node, entry: int, graph: ChannelGraph) -> Written | Reading | None:
+    for place, part in enumerate(concat.inputs):
+        shape = graph.shape(part)
+        length = 1 if not shape else shape[0]
+        if length is None:
+            return None
+        if entry < length:
+            return _locate(concat, place, entry, graph)
+        entry -= length
+    return None
+
+
+def only_shapes(value: ir.Value) -> bool:
+    """Whether a list of sizes is used for nothing but the shapes that values are brought to."""
+    through = ("Slice", "Gather", "Concat", "Cast", "Unsqueeze", "Squeeze", "Identity")
+    return not value.is_graph_output() and all(
+        (use.node.op_type in ("Reshape", "Expand") and use.idx == 1)
+        or (use.node.op_type in through and only_shapes(use.node.outputs[0]))
+        for use in value.uses()
+    )
