@@ -7,9 +7,18 @@ from passes.lower import LowerPass
 from passes.penni import PenniPass
 from passes.select import SelectPass
 from passes.shrink import ShrinkPass
+from passes.tprune import TprunePass
 
 PASSES: dict[str, type[CompressionPass]] = {
     each.name: each
-    for each in (PenniPass, EscalatePass, ShrinkPass, FusePass, SelectPass, LowerPass)
+    for each in (
+        PenniPass,
+        TprunePass,
+        EscalatePass,
+        ShrinkPass,
+        FusePass,
+        SelectPass,
+        LowerPass,
+    )
 }
 """Every pass that `optc transform` offers, by the name a user types."""

@@ -54,8 +54,11 @@ class LayerwiseWalk(Protocol):
     def maps(self, layer: str) -> LayerMaps:
         """Activations around a layer; layers are asked for in graph order."""
 
-    def commit(self, layer: str, weight: Array, bias: Array) -> None:
-        """Uses a new dense weight (K, C, *kernel) and bias (K,) from here on."""
+    def commit(self, layer: str, weight: Array, bias: Array | None) -> None:
+        """Uses a new weight, shaped as the node stores it, and bias (K,) from here on.
+
+        Without a bias the node keeps its other inputs.
+        """
 
     def substitute(self, layer: str, substitute: Substitute) -> None:
         """Runs other nodes in the place of a layer from here on."""

@@ -21,14 +21,20 @@ from passes.channels.follow import follow_channels
 from passes.channels.graph import ChannelGraph
 from passes.channels.layout import Mask
 from passes.channels.liveness import Liveness, kept_channels, live_channels
+from passes.channels.plans import (
+    LAYERS,
+    decide_layers,
+    freeze_left_out,
+    left_out,
+    planned_channels,
+    read_settings,
+)
 from passes.channels.removal import (
     Removal,
     dead_basis,
     describe_removal,
     find_removal,
-    format_indices,
     lost_channels,
-    parse_indices,
     remove_channels,
 )
 from passes.cost import layer_costs
@@ -36,16 +42,10 @@ from passes.framework import (
     CompressionPass,
     ConfigError,
     Cost,
-    LayerDecision,
     Plan,
     PlanError,
-    keep,
 )
 from runtimes.operators.decomposed_conv import is_decomposed_conv
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_PARTS = ("outputs", "inputs", "basis")
-_UNKNOWN_COST = Cost(parameters=0, macs=None, nbytes=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +81,21 @@ class ShrinkPass(CompressionPass):
     def analyse(self, model: ir.Model) -> Plan:
         """Finds what every layer loses; costs after are those of a shrunk copy."""
         graph = follow_channels(model)
-        left_out = self._left_out(model)
-        for mixing in graph.mixings:  # what is left out must stay as it is
-            if (name := mixing.node.name or "") in left_out:
-                graph.freeze(np.concatenate([mixing.reads, mixing.writes]), left_out[name])
+        excluded = left_out(model, self.context)
+        freeze_left_out(graph, excluded)
         live = live_channels(graph)
         everything = np.ones_like(live.needed)
         needed = live.needed if self.config.channels else everything
         kept = kept_channels(graph, needed, self.config.multiple)
-        removals, reasons = {}, self._keep_reasons(model, graph, live) | left_out
+        removals, reasons = {}, self._keep_reasons(model, graph, live) | excluded
         for mixing in graph.mixings:
             name = mixing.node.name or ""
-            basis = self.config.basis and name not in left_out
+            basis = self.config.basis and name not in excluded
             removals[name] = find_removal(mixing, kept, basis=basis)
             if not removals[name].empty:
                 reasons[name] = describe_removal(mixing, removals[name])
-        after = _predict_costs(model, kept, removals)
-        layers = _decide(model, removals, reasons, after)
+        after = predict_costs(model, kept, removals)
+        layers = decide_layers(model, removals, reasons, after)
         return Plan(pass_name=self.name, config=asdict(self.config), layers=layers)
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:
@@ -105,33 +103,20 @@ class ShrinkPass(CompressionPass):
         if plan.pass_name != self.name:
             raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
         graph = follow_channels(model)
-        planned = {layer.layer: _read_settings(layer) for layer in plan.applied}
-        kept = _planned_channels(graph, planned)
+        planned = {layer.layer: read_settings(layer, self.name) for layer in plan.applied}
+        kept = planned_channels(graph, planned, self.name)
         _check_plan(graph, planned, kept)
         remove_channels(model, graph, kept, planned)
         costs = layer_costs(model)
         measured = (replace(d, after=costs.get(d.layer, d.after)) for d in plan.layers)
         return replace(plan, layers=tuple(measured))
 
-    def _left_out(self, model: ir.Model) -> dict[str, str]:
-        """Why nodes are no candidates, by name."""
-        reasons: dict[str, str] = {}
-        seen: set[str] = set()
-        for name in (node.name or "" for node in model.graph):
-            reason = self.context.exclusion(name)
-            if reason is not None:
-                reasons[name] = reason
-            elif not name or name in seen:
-                reasons[name] = "frozen: its name is empty or not unique"
-            seen.add(name)
-        return reasons
-
     def _keep_reasons(self, model: ir.Model, graph: ChannelGraph, live: Liveness) -> dict[str, str]:
         """Why a candidate layer would stay as it is, by name."""
         frozen, roots = graph.frozen(), graph.roots()
         reasons = {}
         for node in model.graph:
-            if node in graph.refusals and (node.op_type in _LAYERS or is_decomposed_conv(node)):
+            if node in graph.refusals and (node.op_type in LAYERS or is_decomposed_conv(node)):
                 reasons[node.name or ""] = f"frozen: {graph.refusals[node]}"
         for mixing in graph.mixings:
             ids = np.concatenate([mixing.writes, mixing.reads])
@@ -143,66 +128,13 @@ class ShrinkPass(CompressionPass):
         return reasons
 
 
-def _predict_costs(
+def predict_costs(
     model: ir.Model, kept: Mask, removals: Mapping[str, Removal]
 ) -> Mapping[str, Cost]:
     """Costs of a shrunk copy; its ids are the same, because rules are applied in graph order."""
     copy = model.clone()
     remove_channels(copy, follow_channels(copy), kept, removals)
     return layer_costs(copy)
-
-
-def _decide(
-    model: ir.Model,
-    removals: Mapping[str, Removal],
-    reasons: Mapping[str, str],
-    after: Mapping[str, Cost],
-) -> tuple[LayerDecision, ...]:
-    """A decision for every layer that mixes channels, followed or not."""
-    before = layer_costs(model)
-    decisions = []
-    for node in model.graph:
-        name = node.name or ""
-        removal = removals.get(name, Removal())
-        decision = LayerDecision(
-            layer=name,
-            op_type=node.op_type,
-            action="apply",
-            reason=reasons.get(name, ""),
-            settings={key: format_indices(getattr(removal, key)) for key in _PARTS},
-            before=before.get(name, _UNKNOWN_COST),
-            after=after.get(name, _UNKNOWN_COST),
-            predicted_error=0.0,
-        )
-        if removal.empty:
-            decision = keep(decision, decision.reason)
-        if node.op_type in _LAYERS or is_decomposed_conv(node):
-            decisions.append(decision)
-    return tuple(decisions)
-
-
-def _read_settings(layer: LayerDecision) -> Removal:
-    try:
-        return Removal(**{key: parse_indices(str(layer.settings[key])) for key in _PARTS})
-    except (KeyError, ValueError) as error:
-        raise PlanError(f"plan of shrink, layer '{layer.layer}': bad setting {error}") from error
-
-
-def _planned_channels(graph: ChannelGraph, planned: Mapping[str, Removal]) -> Mask:
-    """Channels that a plan keeps, (ids in all,)."""
-    mixings = {mixing.node.name: mixing for mixing in graph.mixings}
-    roots = graph.roots()
-    kept = np.ones(len(roots), bool)  # by root
-    for name, removal in planned.items():
-        if name not in mixings:
-            raise PlanError(f"plan of shrink: the model has no layer '{name}' to shrink")
-        mixing = mixings[name]
-        try:
-            kept[roots[mixing.writes[list(removal.outputs)]]] = False
-            kept[roots[mixing.reads[list(removal.inputs)]]] = False
-        except IndexError as error:
-            raise PlanError(f"plan of shrink, layer '{name}': {error}") from error
-    return kept[roots]
 
 
 def _check_plan(graph: ChannelGraph, planned: Mapping[str, Removal], kept: Mask) -> None:

@@ -85,7 +85,7 @@ class Walk:
             relu=meeting.relu,
         )
 
-    def commit(self, layer: str, weight: Array, bias: Array) -> None:
+    def commit(self, layer: str, weight: Array, bias: Array | None) -> None:
         """Replaces a layer in the compressed branch; see `LayerwiseWalk`."""
         self._open.discard(layer)
         self._compressed.replaced[layer] = self._with_weight(layer, weight, bias)
@@ -105,7 +105,7 @@ class Walk:
         name = self._network.graph.output[0].name
         return self._compressed.probe(name, {layer: self._with_weight(layer, weight, bias)}, limit)
 
-    def _with_weight(self, layer: str, weight: Array, bias: Array) -> Part:
+    def _with_weight(self, layer: str, weight: Array, bias: Array | None) -> Part:
         return with_weight(self._network.nodes[layer], weight, bias)
 
     def outputs(self) -> Sequence[tuple[Array, Array]]:

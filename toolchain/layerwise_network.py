@@ -147,15 +147,17 @@ def inputs_of(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def with_weight(node: onnx.NodeProto, weight: Array, bias: Array) -> Part:
-    """The node with another weight (K, C, *kernel) and bias (K,)."""
+def with_weight(node: onnx.NodeProto, weight: Array, bias: Array | None) -> Part:
+    """The node with another weight and bias (K,); without a bias it keeps its other inputs."""
     names = [f"{node.name}.optc.weight", f"{node.name}.optc.bias"]
+    kept = list(node.input[2:]) if bias is None else []
+    arrays = [weight] if bias is None else [weight, bias]
     new = onnx.NodeProto()
     new.CopyFrom(node)
     del new.input[1:]
-    new.input.extend(names)
-    arrays = (np.ascontiguousarray(weight), np.ascontiguousarray(bias))
-    return [new], [numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)]
+    new.input.extend([*names[: len(arrays)], *kept])
+    pairs = zip(arrays, names, strict=False)
+    return [new], [numpy_helper.from_array(np.ascontiguousarray(a), n) for a, n in pairs]
 
 
 def part_of(substitute: Substitute) -> Part:

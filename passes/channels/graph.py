@@ -115,6 +115,7 @@ class SizeEntry:
         layout: of a value that has this size.
         axis: of that value.
         dim: only this labelled dim of the axis counts; None for all.
+        reader: the Reshape or Expand that gets its shape from the node, where it is another one.
         default: what the attribute means where it is missing, to be written down before the
             channels change (the scale of attention); None for sizes.
     """
@@ -126,6 +127,7 @@ class SizeEntry:
     layout: Layout
     axis: int
     dim: int | None = None
+    reader: ir.Node | None = None
     default: float | None = None
 
 

@@ -120,8 +120,12 @@ def remove_channels(
         elif mixing.depthwise:
             _set_group(mixing, kept)
     _write_out_splits(model.graph, graph.sizes)
-    for entry in graph.sizes:
-        _write_size(model.graph, entry, kept)
+    written: set[tuple[ir.Node, int | str, int | None]] = set()
+    for entry in _with_own_shapes(model.graph, graph.sizes):
+        place = (entry.node, entry.attribute or entry.index, entry.entry)
+        if place not in written:
+            written.add(place)
+            _write_size(model.graph, entry, kept)
     for value, layout in graph.tracked.items():
         if value.shape is not None and not all(kept[ids].all() for ids in layout.ids):
             dims = list(value.shape)
@@ -177,6 +181,31 @@ def _rewrite_factors(graph: ir.Graph, mixing: Mixing, kept: Mask, dropped: Indic
 
 def _set_group(mixing: Mixing, kept: Mask) -> None:
     mixing.node.attributes.add(ir.AttrInt64("group", int(kept[mixing.reads].sum())))
+
+
+def _with_own_shapes(graph: ir.Graph, sizes: Sequence[SizeEntry]) -> list[SizeEntry]:
+    """Gives every Reshape its own Concat of sizes where several share one."""
+    own: dict[ir.Node, ir.Node] = {}
+    entries = []
+    for entry in sizes:
+        node, reader = entry.node, entry.reader
+        if reader is not None and node.op_type == "Concat":
+            shared = reader.inputs[1]
+            if shared is node.outputs[0] and len(shared.uses()) > 1:
+                taken = {other.name for other in graph}
+                output = ir.Value(name=free_name(graph, f"{shared.name}_own"), type=shared.type)
+                name = next(
+                    n for i in range(len(taken) + 1) if (n := f"{node.name}_{i}") not in taken
+                )
+                own[reader] = ir.Node(
+                    "", "Concat", list(node.inputs), list(node.attributes.values()), name=name,
+                    outputs=[output],
+                )  # fmt: skip
+                graph.insert_before(reader, own[reader])
+                reader.replace_input_with(1, output)
+            entry = replace(entry, node=own.get(reader, node))
+        entries.append(entry)
+    return entries
 
 
 def _write_out_splits(graph: ir.Graph, sizes: Sequence[SizeEntry]) -> None:

@@ -32,7 +32,8 @@ def reshape(node: ir.Node, graph: ChannelGraph) -> None:
     x = graph.layout(node, 0)
     if x is None:
         return
-    source, target = _shape(node.inputs[0], graph), _shape(node.outputs[0], graph)
+    target = _shape(node.outputs[0], graph)
+    source = _shape(node.inputs[0], graph, elements=math.prod(target))
     out = regrouped(x, source, target, graph)
     for axis in out.axes:
         note_size(node, 1, axis, out, axis, graph)
@@ -101,9 +102,12 @@ def _rest(axis: int, size: int) -> Dim:
     return Dim(axis=axis, size=size, labelled=False)
 
 
-def _shape(value: ir.Value | None, graph: ChannelGraph) -> list[int]:
+def _shape(value: ir.Value | None, graph: ChannelGraph, elements: int | None = None) -> list[int]:
+    """Sizes of a value; one that is not known follows from the number of elements."""
     shape = graph.shape(value)
-    sizes = [] if shape is None else [size for size in shape if size is not None]
-    if shape is None or len(sizes) != len(shape):
+    known = [] if shape is None else [size for size in shape if size is not None]
+    if shape is not None and len(known) == len(shape):
+        return known
+    if shape is None or len(known) + 1 < len(shape) or not elements or elements % math.prod(known):
         raise NotFollowedError("the shape is unknown")
-    return sizes
+    return [elements // math.prod(known) if size is None else size for size in shape]

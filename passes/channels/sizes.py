@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
+from onnxscript import optimizer
 
 from passes.channels.graph import ChannelGraph, NotFollowedError, Shape, SizeEntry
 from passes.channels.layout import Layout
@@ -68,8 +69,18 @@ def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SHAPE_BYTES:
             value.const_value = ir.tensor(tensor.numpy(), name=value.name)
-    ShapeInferencePass(check_type=False, strict_mode=False)(copy)
-    values = [*copy.graph.inputs, *(value for node in copy.graph for value in node.outputs)]
+    sizes = _inferred(copy)
+    values = [value.name for node in copy.graph for value in node.outputs]
+    if any(None in sizes.get(name or "", (None,)) for name in values):
+        optimizer.fold_constants(copy, onnx_shape_inference=True)  # sizes that are computed
+        sizes |= _inferred(copy)
+    return sizes
+
+
+def _inferred(model: ir.Model) -> dict[str, Shape]:
+    """What shape inference finds, by name; changes the model."""
+    ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     return {
         value.name: tuple(size if isinstance(size, int) else None for size in value.shape)
         for value in values
@@ -107,7 +118,12 @@ def note_size(
     elif place.number > 0 and not (place.number == 1 < layout.size(axis)):
         graph.sizes.append(
             SizeEntry(
-                node=place.node, index=place.index, entry=place.entry, layout=layout, axis=axis
+                node=place.node,
+                index=place.index,
+                entry=place.entry,
+                layout=layout,
+                axis=axis,
+                reader=node,
             )
         )
 

@@ -157,21 +157,26 @@ def check(model: ir.Model) -> None:
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
-def run(model: ir.Model, batch: int = 2, seed: int = 7) -> list[NDArray[np.float32]]:
-    """Outputs for random inputs, without any optimisation."""
+def session(model: ir.Model) -> ort.InferenceSession:
+    """Runs a model as it is, without any optimisation."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+
+
+def run(model: ir.Model, batch: int = 2, seed: int = 7) -> list[NDArray[np.float32]]:
+    """Outputs for random inputs, without any optimisation."""
+    opened = session(model)
     rng = np.random.default_rng(seed)
     feeds = {
         value.name: rng.normal(
             size=[size if isinstance(size, int) else batch for size in value.shape]
         ).astype(np.float32)
-        for value in session.get_inputs()
+        for value in opened.get_inputs()
         if value.name not in model.graph.initializers
     }
-    return list(session.run(None, feeds))
+    return list(opened.run(None, feeds))
 
 
 def difference(one: ir.Model, other: ir.Model) -> float:

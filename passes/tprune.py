@@ -1,0 +1,390 @@
+"""`tprune`: removes whole lines of weights, with everything that has to go with them.
+
+Source: TPrune (Mao et al., ACM TCPS 5(3), 2021): rows and columns of a Transformer's matrices are
+removed where they belong together: a neuron of a feed-forward layer is a column of the first and
+a row of the second matrix; a feature of a head is a column in the query and key projections, or
+one in the value projection and a row behind it. Here `passes.channels` finds what belongs together
+in any graph, so channels of convolutional networks are removed in the same way. The paper trains
+until lines are small; this pass scores the lines of a model as it comes and fits the weights that
+remain to calibration data, or removes the lines that training has made small (`threshold`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.channels.follow import follow_channels
+from passes.channels.graph import ChannelGraph
+from passes.channels.groups import Group, channel_groups, prunable
+from passes.channels.layout import Ids, Mask
+from passes.channels.liveness import kept_channels, live_channels, uneven
+from passes.channels.plans import (
+    LAYERS,
+    decide_layers,
+    freeze_left_out,
+    left_out,
+    planned_channels,
+    read_settings,
+)
+from passes.channels.removal import Removal, lost_channels, remove_channels
+from passes.cost import layer_costs
+from passes.framework import (
+    CompressionPass,
+    ConfigError,
+    Context,
+    Cost,
+    LayerDecision,
+    Plan,
+    PlanError,
+)
+from passes.shrink import ShrinkPass
+from passes.tprune_config import DEFAULT_PARAMS, TpruneConfig
+from passes.tprune_fit import (
+    Repaired,
+    Score,
+    channel_scores,
+    matrix_layer,
+    read_axis,
+    read_matrix,
+    repair,
+)
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Units of a group that are removed in one step.
+
+    Attributes:
+        roots: of their classes.
+        damage: summed score.
+        parameters: weights that have them.
+    """
+
+    roots: Ids
+    damage: float
+    parameters: int
+
+
+class TprunePass(CompressionPass):
+    """Removes lines."""
+
+    name: ClassVar[str] = "tprune"
+    summary: ClassVar[str] = "remove whole lines: heads, features, neurons, channels"
+    exact: ClassVar[bool] = False
+    idempotent: ClassVar[bool] = False  # a budget is a share of the model at hand
+    config_type: ClassVar[type] = TpruneConfig
+
+    def followers(self) -> tuple[CompressionPass, ...]:
+        """What is dead after the removal goes as well."""
+        return (ShrinkPass(context=self.context),)
+
+    def analyse(self, model: ir.Model) -> Plan:
+        """Chooses the lines; costs after are those of a pruned copy."""
+        graph = prunable(model)
+        excluded = left_out(model, self.context)
+        freeze_left_out(graph, excluded)
+        scores = channel_scores(model, graph, self._score(), self.context)
+        kept = self._choose(model, graph, scores)
+        removals = {m.node.name or "": lost_channels(m, kept) for m in graph.mixings}
+        reasons = {**_reasons(model, graph, removals), **excluded}
+        after = _predict(model, kept, removals)
+        layers = decide_layers(model, removals, reasons, after)
+        layers = tuple(_with_error(layer, removals, graph) for layer in layers)
+        notes = () if self.context.calibration else ("no calibration data: the weights decide",)
+        return Plan(pass_name=self.name, config=asdict(self.config), layers=layers, notes=notes)
+
+    def apply(self, model: ir.Model, plan: Plan) -> Plan:
+        """Zeroes the lines, fits what reads them, and takes them out."""
+        if plan.pass_name != self.name:
+            raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
+        graph = prunable(model)
+        planned = {layer.layer: read_settings(layer, self.name) for layer in plan.applied}
+        kept = planned_channels(graph, planned, self.name)
+        _check(graph, planned, kept)
+        repaired: dict[str, Repaired] = {}
+        if self.context.calibration is not None and self.config.repair:
+            repaired = _fit(model, graph, kept, self.context)
+        mask_lines(graph, kept)
+        _write_fitted(graph, repaired)
+        remove_masked(model, kept)
+        costs = layer_costs(model)
+        return replace(plan, layers=tuple(_measured(each, costs, repaired) for each in plan.layers))
+
+    def _score(self) -> Score:
+        score = self.config.score
+        if score == "auto":
+            return "second-order" if self.context.calibration else "magnitude"
+        if score != "magnitude" and self.context.calibration is None:
+            raise ConfigError(f"score={score} needs calibration data (--calib)")
+        return score
+
+    def _choose(self, model: ir.Model, graph: ChannelGraph, scores: Scores) -> Mask:
+        """Channels to keep, (ids in all,)."""
+        config = self.config
+        groups = [g for g in channel_groups(graph, scores) if self._is_candidate(g, model)]
+        sizes = _weight_sizes(graph)
+        queues = [_chunks(group, scores, sizes, config) for group in groups]
+        if config.density is not None or config.threshold is not None:
+            taken = [chunk for queue in queues for chunk in queue]
+            return _kept_without(graph, taken, scores)
+        steps = _in_order(queues)
+        total = sum(
+            v.const_value.size
+            for v in model.graph.initializers.values()
+            if v.const_value is not None and v.const_value.dtype.is_floating_point()
+        )
+        share = DEFAULT_PARAMS if config.params is None else config.params
+        fixed = total - _count(graph, np.ones(len(graph.roots()), bool))
+        return _first_within(
+            graph, steps, scores, share * total - fixed, f"params={share:g}", total
+        )
+
+    def _is_candidate(self, group: Group, model: ir.Model) -> bool:
+        if group.frozen is not None:
+            return False
+        if group.kind != "channels" and self.config.heads != "both":
+            return (group.kind == "heads") == (self.config.heads == "whole")
+        tables = {
+            node.inputs[0].name
+            for node in model.graph
+            if node.op_type == "Gather" and node.inputs[0] is not None
+        }
+        looked_up = any(name in tables and axis > 0 for name, axis, _ in group.members)
+        return self.config.embeddings or not looked_up
+
+
+def _chunks(
+    group: Group, scores: Scores, sizes: Mapping[tuple[str, int], int], config: TpruneConfig
+) -> list[Chunk]:
+    """What may be removed of a group, weakest first, in steps that keep widths multiples."""
+    damages = [float(scores[unit].sum()) for unit in group.units]
+    order = np.argsort(damages, kind="stable")
+    count = len(order)
+    allowed = count - max(1, math.ceil(config.floor * count))
+    if config.density is not None:
+        allowed = min(allowed, count - max(1, round(config.density * count)))
+    if config.threshold is not None:
+        mean = float(np.mean(damages))
+        small = sum(damage <= config.threshold * mean for damage in damages)
+        allowed = min(count - 1, small)
+    lines = max(n for _, _, n in group.members)
+    step = config.multiple // math.gcd(config.multiple, lines) if group.kind != "heads" else 1
+    bounds = [count - left for left in range(count) if (count - left) <= allowed]
+    bounds = sorted(n for n in bounds if n and (count - n) % step == 0)
+    if config.density is not None or config.threshold is not None:
+        bounds = bounds[-1:]
+    unit = sum(n * sizes[name, axis] for name, axis, n in group.members)
+    chunks, start = [], 0
+    for end in bounds:
+        picked = order[start:end]
+        chunks.append(
+            Chunk(
+                roots=np.concatenate([group.units[i] for i in picked]),
+                damage=sum(damages[i] for i in picked),
+                parameters=unit * len(picked),
+            )
+        )
+        start = end
+    return chunks
+
+
+def _in_order(queues: Sequence[Sequence[Chunk]]) -> list[Chunk]:
+    """All chunks by damage per parameter; those of one group stay in their order."""
+    steps = []
+    for number, queue in enumerate(queues):
+        worst = 0.0
+        for place, chunk in enumerate(queue):
+            worst = max(worst, chunk.damage / max(chunk.parameters, 1))
+            steps.append((worst, number, place, chunk))
+    return [chunk for *_, chunk in sorted(steps, key=lambda step: step[:3])]
+
+
+def _first_within(
+    graph: ChannelGraph,
+    steps: Sequence[Chunk],
+    scores: Scores,
+    budget: float,
+    what: str,
+    total: int,
+) -> Mask:
+    """The fewest steps that come within the budget.
+
+    Raises:
+        ConfigError: all of them together do not.
+    """
+    low, high = 0, len(steps)
+    least = _count(graph, _kept_without(graph, steps, scores))
+    if least > budget:
+        rest = (least - budget) / total
+        raise ConfigError(
+            f"{what} cannot be reached: {rest:.3f} of the model's parameters too many are left "
+            "when every group is cut to its floor; raise it, or lower floor or multiple"
+        )
+    while low < high:
+        middle = (low + high) // 2
+        if _count(graph, _kept_without(graph, steps[:middle], scores)) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return _kept_without(graph, steps[:low], scores)
+
+
+def _kept_without(graph: ChannelGraph, chunks: Sequence[Chunk], scores: Scores) -> Mask:
+    """What is kept when chunks are removed, (ids in all,)."""
+    roots = graph.roots()
+    kept = np.ones(len(roots), bool)
+    for chunk in chunks:
+        kept[chunk.roots] = False
+    before = -1
+    while before != kept.sum():  # a part may itself be made of parts
+        before = kept.sum()
+        for product in graph.products:
+            gone = ~np.all([kept[roots[part]] for part in product.parts], axis=0)
+            kept[roots[product.whole[gone]]] = False
+    kept[list(graph.frozen())] = True
+    return kept_channels(graph, kept[roots], order=scores)
+
+
+def _weight_sizes(graph: ChannelGraph) -> dict[tuple[str, int], int]:
+    """Elements of one line along each labelled axis of the initializers."""
+    return {
+        (value.name or "", axis): value.const_value.size // max(len(ids), 1)
+        for (value, axis), ids in graph.slices.items()
+        if value.const_value is not None
+    }
+
+
+def _count(graph: ChannelGraph, kept: Mask) -> int:
+    """Elements of all initializers with labelled axes when only `kept` (ids in all,) stay."""
+    shares: dict[ir.Value, float] = {}
+    for (value, _), ids in graph.slices.items():
+        assert value.const_value is not None
+        shares[value] = shares.get(value, float(value.const_value.size)) * float(kept[ids].mean())
+    return round(sum(shares.values()))
+
+
+def _reasons(
+    model: ir.Model, graph: ChannelGraph, removals: Mapping[str, Removal]
+) -> dict[str, str]:
+    """One line for every layer."""
+    frozen, roots = graph.frozen(), graph.roots()
+    reasons = {
+        node.name or "": f"frozen: {graph.refusals[node]}"
+        for node in model.graph
+        if node in graph.refusals and node.op_type in LAYERS
+    }
+    for mixing in graph.mixings:
+        removal = removals[mixing.node.name or ""]
+        sides = (("output", mixing.writes), ("input", mixing.reads))
+        held = [
+            f"{side}s frozen: {frozen[int(roots[ids[0]])]}"
+            for side, ids in sides
+            if len(ids) and all(int(root) in frozen for root in roots[ids])
+        ]
+        lost = [
+            f"{len(which)} of {len(ids)} {side} lines"
+            for (side, ids), which in zip(sides, (removal.outputs, removal.inputs), strict=True)
+            if which
+        ]
+        reasons[mixing.node.name or ""] = (
+            f"removed: {', '.join(lost)}" if lost else "; ".join(held) or "within the budget"
+        )
+    return reasons
+
+
+def _predict(model: ir.Model, kept: Mask, removals: Mapping[str, Removal]) -> Mapping[str, Cost]:
+    """Costs of a pruned copy; its ids are the same."""
+    copy = model.clone()
+    graph = follow_channels(copy, masked=True)
+    remove_channels(copy, graph, kept, removals)
+    return layer_costs(copy)
+
+
+def _with_error(
+    layer: LayerDecision, removals: Mapping[str, Removal], graph: ChannelGraph
+) -> LayerDecision:
+    """Predicts ‖ΔW‖ / ‖W‖ of a layer that loses lines."""
+    if not layer.applies:
+        return layer
+    mixing = next(m for m in graph.mixings if m.node.name == layer.layer)
+    value = mixing.node.inputs[1]
+    if value is None or value.const_value is None:
+        return layer
+    share = layer.after.parameters / max(layer.before.parameters, 1)
+    return replace(layer, predicted_error=math.sqrt(max(1 - share, 0.0)))
+
+
+def _check(graph: ChannelGraph, planned: Mapping[str, Removal], kept: Mask) -> None:
+    """Refuses a plan that would leave layers that do not fit together."""
+    frozen, roots = graph.frozen(), graph.roots()
+    if any(root in frozen for root in roots[~kept].tolist()):
+        raise PlanError("plan of tprune: it removes lines that something depends on")
+    if uneven(graph, kept) is not None or not all(kept[i].any() for i in graph.axes() if len(i)):
+        raise PlanError("plan of tprune: heads would differ in size, or a tensor would be empty")
+    for mixing in graph.mixings:
+        name = mixing.node.name or ""
+        removal, lost = planned.get(name, Removal()), lost_channels(mixing, kept)
+        if (removal.outputs, removal.inputs) != (lost.outputs, lost.inputs):
+            raise PlanError(f"plan of tprune: layer '{name}' would not fit its neighbours")
+
+
+def mask_lines(graph: ChannelGraph, kept: Mask) -> None:
+    """Zeroes every line that is not kept, in all weights."""
+    for (value, axis), ids in graph.slices.items():
+        if kept[ids].all():
+            continue
+        assert value.const_value is not None
+        array = value.const_value.numpy().copy()
+        np.moveaxis(array, axis, 0)[~kept[ids]] = 0
+        value.const_value = ir.tensor(array, name=value.name)
+
+
+def remove_masked(model: ir.Model, kept: Mask) -> None:
+    """Takes out lines that are zero.
+
+    Raises:
+        PlanError: one of them still has an effect.
+    """
+    graph = follow_channels(model)
+    if (live_channels(graph).needed & ~kept).any():
+        raise PlanError("plan of tprune: a removed line would still have an effect")
+    remove_channels(model, graph, kept, {})
+
+
+def _fit(model: ir.Model, graph: ChannelGraph, kept: Mask, context: Context) -> dict[str, Repaired]:
+    """Fits matrix layers that lose lines, against the model as it is."""
+    layers = [m for m in graph.mixings if matrix_layer(m) and not lost_channels(m, kept).empty]
+    masked = {
+        m.node.name or "": read_matrix(m) * np.outer(kept[m.writes], kept[m.reads]) for m in layers
+    }
+    return repair(model, masked, layers, kept, context) if layers else {}
+
+
+def _write_fitted(graph: ChannelGraph, repaired: Mapping[str, Repaired]) -> None:
+    for mixing in graph.mixings:
+        result = repaired.get(mixing.node.name or "")
+        if result is None or result.weight is None:
+            continue
+        value = mixing.node.inputs[1]
+        assert value is not None and value.const_value is not None
+        weight = result.weight.astype(np.float32)
+        stored = weight if read_axis(mixing) == 1 else weight.T
+        value.const_value = ir.tensor(np.ascontiguousarray(stored), name=value.name)
+
+
+def _measured(
+    layer: LayerDecision, costs: Mapping[str, Cost], repaired: Mapping[str, Repaired]
+) -> LayerDecision:
+    """The decision with what was measured."""
+    result = repaired.get(layer.layer)
+    layer = replace(layer, after=costs.get(layer.layer, layer.after))
+    if result is None or not layer.applies:
+        return layer
+    return replace(layer, measured_error=result.error, reason=f"{layer.reason}; {result.reason}")
