@@ -14,12 +14,18 @@ from passes.framework import Context, Plan
 from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
 from passes.select import SelectConfig
+from passes.tprune_config import TpruneConfig
 from runtimes.operators.schemas import register_schemas
 from tests.passes.contract_models import MODELS
 from toolchain.layerwise import ArrayCalibration
 
 PENNI = PenniConfig(rank=4, density=0.5, min_weights=0, pointwise="sparsify")
-CONFIGS = {"penni": [PENNI], "select": [SelectConfig(form="portable")]}
+TPRUNE = TpruneConfig(density=0.5, multiple=1)
+CONFIGS = {
+    "penni": [PENNI],
+    "select": [SelectConfig(form="portable")],
+    "tprune": [TPRUNE],
+}
 CASES = [(name, config) for name in PASSES for config in CONFIGS.get(name, [None])]
 EXACT = 1e-5
 DECOMPOSED = ("escalate", "fuse", "select", "lower")

@@ -9,8 +9,8 @@ from passes.channels.groups import prunable
 from passes.cleanup import finish, prepare
 from passes.tprune import TprunePass, mask_lines, planned_channels, read_settings
 from passes.tprune_config import TpruneConfig
-from tests.passes.channels.exported import NETWORKS, VOCABULARY, export
 from tests.passes.channel_models import session
+from tests.passes.channels.exported import NETWORKS, VOCABULARY, export
 
 QUICK = ("llama", "vit")
 CASES = [
