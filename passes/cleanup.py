@@ -109,10 +109,11 @@ def write_out_sizes(model: ir.Model) -> bool:
 def _read_sizes(node: ir.Node, shapes: Mapping[str, Shape]) -> NDArray[np.object_] | None:
     """What a Shape node gives, None for dynamic entries; None for other nodes."""
     value = node.inputs[0] if node.op_type == "Shape" else None
-    if value is None or value.name not in shapes:
+    name = "" if value is None else value.name or ""
+    if name not in shapes:
         return None
     span = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end"))
-    return np.array(shapes[value.name][span], dtype=object)
+    return np.array(shapes[name][span], dtype=np.object_)
 
 
 def _replace_by_sizes(model: ir.Model, node: ir.Node, sizes: NDArray[np.object_]) -> bool:
@@ -121,7 +122,7 @@ def _replace_by_sizes(model: ir.Model, node: ir.Node, sizes: NDArray[np.object_]
     if node.op_type != "Shape":
         others = [None if v is None else v.const_value.numpy() for v in node.inputs[1:]]  # type: ignore[union-attr]
         if node.op_type == "Gather":
-            chosen = np.asarray(sizes[others[0]], dtype=object)
+            chosen = np.asarray(sizes[others[0]], dtype=np.object_)
         else:
             step = 1 if len(others) < 4 or others[3] is None else int(others[3][0])
             chosen = sizes[slice(int(others[0][0]), int(others[1][0]), step)]  # type: ignore[index]
@@ -133,7 +134,7 @@ def _replace_by_sizes(model: ir.Model, node: ir.Node, sizes: NDArray[np.object_]
         name=free_name(model.graph, tensor.name or ""),
         const_value=tensor,
         type=ir.TensorType(ir.DataType.INT64),
-        shape=tensor.shape,
+        shape=ir.Shape(chosen.shape),
     )
     if output.is_graph_output() or not output.uses():
         return False

@@ -12,7 +12,7 @@ remain to calibration data, or removes the lines that training has made small (`
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -118,7 +118,7 @@ class TprunePass(CompressionPass):
         return replace(plan, layers=tuple(_measured(each, costs, repaired) for each in plan.layers))
 
     def _score(self) -> Score:
-        score = self.config.score
+        score: Score | Literal["auto"] = self.config.score
         if score == "auto":
             return "second-order" if self.context.calibration else "magnitude"
         if score != "magnitude" and self.context.calibration is None:
@@ -150,14 +150,14 @@ class TprunePass(CompressionPass):
         if group.frozen is not None:
             return False
         if group.kind != "channels" and self.config.heads != "both":
-            return (group.kind == "heads") == (self.config.heads == "whole")
+            return bool((group.kind == "heads") == (self.config.heads == "whole"))
         tables = {
             node.inputs[0].name
             for node in model.graph
             if node.op_type == "Gather" and node.inputs[0] is not None
         }
         looked_up = any(name in tables and axis > 0 for name, axis, _ in group.members)
-        return self.config.embeddings or not looked_up
+        return bool(self.config.embeddings or not looked_up)
 
 
 def _chunks(

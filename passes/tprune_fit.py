@@ -169,7 +169,7 @@ def _constant_part(mixing: Mixing, K: int) -> NDArray[np.float32]:
 
 def read_axis(mixing: Mixing) -> int:
     """Axis of the weight that meets the input."""
-    transposed = mixing.node.op_type == "Gemm" and mixing.node.attributes.get_int("transB", 0)
+    transposed = bool(mixing.node.attributes.get_int("transB", 0))
     return 1 if transposed else 0
 
 

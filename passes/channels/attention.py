@@ -43,7 +43,7 @@ class Heads:
     @property
     def size(self) -> int:
         """Features of a head, d."""
-        return self.feature.shape[1]
+        return int(self.feature.shape[1])
 
 
 def multi_head_attention(node: ir.Node, graph: ChannelGraph) -> None:
@@ -60,10 +60,10 @@ def multi_head_attention(node: ir.Node, graph: ChannelGraph) -> None:
 
 def grouped_query_attention(node: ir.Node, graph: ChannelGraph) -> None:
     """com.microsoft GroupQueryAttention without rotation; key and value heads are shared."""
-    if any(has_input(node, i) for i in (3, 4)) or node.attributes.get_int("do_rotary", 0):
+    if any(has_input(node, i) for i in (3, 4)) or bool(node.attributes.get_int("do_rotary", 0)):
         raise NotFollowedError("attention with a cache or a rotation of its own")
     heads = [node.attributes.get_int(key, 0) for key in ("num_heads", "kv_num_heads")]
-    q, k, v = (_heads(node, i, heads[i > 0], graph) for i in range(3))
+    q, k, v = (_heads(node, i, heads[min(i, 1)], graph) for i in range(3))
     _attend(node, graph, q, k, v, bias=None)
     graph.sizes += [_count(node, "num_heads", q), _count(node, "kv_num_heads", k)]
 

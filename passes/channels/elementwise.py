@@ -266,11 +266,12 @@ def _cells(node: ir.Node, i: int, out: Layout, graph: ChannelGraph) -> Constants
     wide = [axis for axis in out.axes if axis >= shift and shape[axis - shift] != 1]
     if not wide:
         array = read_weight(node, i, graph)
-        return np.reshape(per_channel(array.reshape(1, -1), 0) if array.size else np.nan, (1,) * n)
+        same = per_channel(array.reshape(1, -1), 0) if array.size else np.array(np.nan)
+        return np.asarray(same.reshape((1,) * n), np.float64)
     if graph.masked:
         return np.zeros((1,) * n)
     if len(wide) > 1 or len(out.on(wide[0])) > 1:
         return np.full((1,) * n, np.nan)
     [p] = out.positions(wide[0])
     each = per_channel(read_weight(node, i, graph), wide[0] - shift)
-    return each.reshape([len(each) if q == p else 1 for q in range(n)])
+    return np.asarray(each.reshape([len(each) if q == p else 1 for q in range(n)]))

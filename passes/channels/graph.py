@@ -260,7 +260,7 @@ class ChannelGraph:
             own = inner if array.shape[p] > 1 or dim.size == 1 else [1] * len(inner)
             return array.reshape(*array.shape[:p], *own, *array.shape[p + 1 :])
 
-        levels = (unfolded(layout.ids[p]),)
+        levels: tuple[Ids, ...] = (unfolded(layout.ids[p]),)
         if len(true) > 1:
             levels = self._levels(levels[0], range(p, p + len(true)))
         ids = [unfolded(array) for array in layout.ids]
@@ -341,9 +341,9 @@ class ChannelGraph:
         if value is None:
             return None
         if value.const_value is not None:
-            return tuple(int(size) for size in value.const_value.shape)
-        if value.name in self.shapes:
-            return self.shapes[value.name]
+            return stored_shape(value)
+        if (value.name or "") in self.shapes:
+            return self.shapes[value.name or ""]
         if value.shape is None:
             return None
         return tuple(size if isinstance(size, int) else None for size in value.shape)
@@ -495,6 +495,12 @@ class ChannelGraph:
 def describe(node: ir.Node) -> str:
     """Operator and name, for messages."""
     return f"{node.op_type} '{node.name}'"
+
+
+def stored_shape(value: ir.Value) -> tuple[int, ...]:
+    """Sizes of a constant."""
+    assert value.const_value is not None
+    return tuple(size for size in value.const_value.shape if isinstance(size, int))
 
 
 def is_fixed(value: ir.Value | None) -> bool:

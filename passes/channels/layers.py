@@ -12,7 +12,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.channels.graph import ChannelGraph, Mixing, NotFollowedError, fixed, has_input
+from passes.channels.graph import (
+    ChannelGraph,
+    Mixing,
+    NotFollowedError,
+    fixed,
+    has_input,
+    stored_shape,
+)
 from passes.channels.layout import (
     Constants,
     Dim,
@@ -88,7 +95,9 @@ def decomposed_conv(node: ir.Node, graph: ChannelGraph) -> None:
     if suffix.startswith("Add"):
         graph.tie(graph.read(node, 5, axis=1, rank=rank, size=K), writes)
         residual = node.inputs[5]
-        constants = constants + axis_constants(graph.tracked[residual], 1)  # type: ignore[index]
+        assert residual is not None
+        other: Constants = axis_constants(graph.tracked[residual], 1)
+        constants = np.add(constants, other)
     if suffix.endswith("Relu"):
         constants = np.maximum(constants, 0)
     elif suffix.endswith("Clip"):
@@ -142,10 +151,10 @@ def weight_shape(node: ir.Node, index: int, what: str, graph: ChannelGraph) -> t
     if value in graph.views:
         base, order = graph.views[value]
         assert base.const_value is not None
-        return tuple(int(base.const_value.shape[axis]) for axis in order)
+        return tuple(stored_shape(base)[axis] for axis in order)
     if value.const_value is None:
         raise NotFollowedError(f"{what} is computed at run time")
-    return tuple(int(size) for size in value.const_value.shape)
+    return stored_shape(value)
 
 
 def read_weight(node: ir.Node, index: int, graph: ChannelGraph) -> Array:
@@ -212,7 +221,7 @@ def _mix(
     alive = axis_constants(x, axis) != 0  # (C,); NaN, unknown, is not zero
 
     def connected() -> Mask:
-        return pairs() & alive  # (K, C)
+        return np.asarray(pairs() & alive)  # (K, C)
 
     graph.flow.append(
         Mixing(node=node, reads=reads, writes=writes, connected=connected, group=group)

@@ -97,9 +97,9 @@ def _even_out(layout: Layout, roots: Ids, kept: Mask, rank: NDArray[np.float64])
         for other, array in enumerate(layout.ids):
             if other == index or ids.shape[other] == 1:
                 continue
-            present = np.moveaxis(kept[roots[array]], index, -1).any(axis=-1)
-            shared = tuple(a for a, n in enumerate(alive.shape) if n == 1)
-            alive = alive & present.any(axis=shared, keepdims=True)
+            present = np.asarray(np.moveaxis(kept[roots[array]], index, -1).any(axis=-1))
+            shared = tuple(axis for axis, size in enumerate(rows.shape[:-1]) if size == 1)
+            alive = alive & np.asarray(present.any(axis=shared, keepdims=True))
         rows = rows.reshape(-1, rows.shape[-1])[alive.reshape(-1)]
         count = max(1, int(kept[rows].sum(axis=1).max(initial=0)))
         for row in rows:

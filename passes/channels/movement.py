@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from passes.channels.elementwise import join, zero_only
 from passes.channels.graph import (
@@ -15,9 +17,11 @@ from passes.channels.graph import (
     describe,
     has_input,
     is_fixed,
+    stored_shape,
 )
 from passes.channels.layers import with_axis
 from passes.channels.layout import (
+    Ids,
     Layout,
     axis_constants,
     renumbered,
@@ -80,7 +84,7 @@ def reduce_axes(node: ir.Node, graph: ChannelGraph) -> None:
     if x is None:
         return
     axes = _axes(node, 1, x.rank)
-    if not axes and node.attributes.get_int("noop_with_empty_axes", 0):
+    if not axes and bool(node.attributes.get_int("noop_with_empty_axes", 0)):
         raise NotFollowedError("reduces nothing")
     reduced = {axis % x.rank for axis in axes or range(x.rank)}
     freeze_axes(node, graph, x, reduced, "reduces over the channels")
@@ -170,7 +174,7 @@ def part(x: Layout, axis: int, picked: Sequence[int], graph: ChannelGraph) -> La
     [p] = x.positions(axis)
     where = np.asarray(picked, np.int64)
 
-    def take(array):  # type: ignore[no-untyped-def]
+    def take(array: NDArray[Any]) -> NDArray[Any]:
         return np.take(array, where, axis=p) if array.shape[p] > 1 or x.sizes[p] == 1 else array
 
     dims = tuple(replace(dim, size=len(where)) if dim.axis == axis else dim for dim in x.dims)
@@ -264,13 +268,13 @@ def _chain(parts: list[Layout], axis: int, graph: ChannelGraph) -> Layout:
     if len(signature) > 1:
         raise NotFollowedError("joins values with channels on different axes")
     [p] = parts[0].positions(axis)
-    ids = []
+    every: list[Ids] = []
     for q in range(len(parts[0].ids)):
         if q != p:
             arrays = [graph.independent(x.ids[q], set(range(len(x.ids))) - {p}) for x in parts]
             for array in arrays[1:]:
                 graph.tie(arrays[0], array)
-            ids.append(max(arrays, key=lambda array: array.size))
+            every.append(max(arrays, key=lambda array: array.size))
             continue
         shape = np.broadcast_shapes(
             *(tuple(1 if i == p else n for i, n in enumerate(x.ids[p].shape)) for x in parts)
@@ -279,11 +283,11 @@ def _chain(parts: list[Layout], axis: int, graph: ChannelGraph) -> Layout:
             np.broadcast_to(x.ids[p], [x.sizes[p] if i == p else n for i, n in enumerate(shape)])
             for x in parts
         ]
-        ids.append(np.concatenate(spread, axis=p))
+        every.append(np.concatenate(spread, axis=p))
     constants = np.concatenate([np.broadcast_to(x.constants, x.sizes) for x in parts], axis=p)
     total = sum(x.sizes[p] for x in parts)
     dims = tuple(replace(dim, size=total) if dim.axis == axis else dim for dim in parts[0].dims)
-    return Layout(rank=parts[0].rank, dims=dims, ids=tuple(ids), constants=constants)
+    return Layout(rank=parts[0].rank, dims=dims, ids=tuple(every), constants=constants)
 
 
 def without_axis(x: Layout, axis: int, graph: ChannelGraph) -> Layout:
@@ -302,7 +306,8 @@ def gather(node: ir.Node, graph: ChannelGraph) -> None:
         last = graph.rank(table) - 1
         if axis == last:
             return
-        rows, ids = (graph.new(table.const_value.shape[a]) for a in (axis, last))  # type: ignore[union-attr]
+        sizes = stored_shape(table)
+        rows, ids = graph.new(sizes[axis]), graph.new(sizes[last])
         graph.slice(node, 0, axis, rows)
         graph.slice(node, 0, last, ids)
         graph.freeze(rows, f"{describe(node)}: rows are looked up")

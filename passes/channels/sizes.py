@@ -57,14 +57,14 @@ def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
             symbols.update({dim.value: symbols[_BATCH] for dim in batch if _BATCH in symbols})
             value.shape = ir.Shape([_fixed(dim, symbols, free) for dim in value.shape])
             if batch:  # the first axes of all inputs are taken to be the same size
-                symbols[_BATCH] = value.shape[0]
+                symbols[_BATCH] = symbols[batch[0].value]
     for node in copy.graph:
         for value in node.outputs:
             if node.domain == "" or value.shape is None:
                 value.shape = None
             else:
-                sizes = [_fixed(d, symbols, None) for d in value.shape]
-                value.shape = None if None in sizes else ir.Shape(sizes)
+                dims = [_fixed(dim, symbols, None) for dim in value.shape]
+                value.shape = None if None in dims else ir.Shape(dims)
     for value in copy.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SHAPE_BYTES:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from passes.cost import layer_name, layer_table, with_sample_shapes
 from passes.framework import Cost
+from toolchain.commands.inspect_groups import show_groups
 from toolchain.commands.options import MODEL, OpenedModel, json_option, open_model
 from toolchain.console import (
     UNKNOWN,
@@ -41,13 +42,17 @@ class LayerRow:
 
 @click.command()
 @click.argument("model", type=MODEL)
+@click.option("--groups", is_flag=True, help="Show instead which lines of weights go together.")
 @json_option
-def command(model: Path, as_json: bool) -> None:
+def command(model: Path, groups: bool, as_json: bool) -> None:
     """Show inputs, outputs and what each layer of MODEL costs.
 
     Parameters are nonzero weights; MACs are multiply-accumulates of one sample.
     """
     opened = open_model(model)
+    if groups:
+        show_groups(opened, as_json)
+        return
     layers = layer_rows(opened.model)
     if as_json:
         print_json(_document(opened, layers))

@@ -156,3 +156,30 @@ def test_external_weights_count(tmp_path: Path, capsys: pytest.CaptureFixture[st
     onnx.save(classifier(), path, save_as_external_data=True, location="w", size_threshold=0)
     expected = path.stat().st_size + (tmp_path / "w").stat().st_size
     assert document(capsys, path)["model"]["nbytes"] == expected
+
+
+def test_groups_name_what_goes_together_and_what_holds_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(classifier(), tmp_path / "m.onnx")
+    assert run(["inspect", str(path), "--groups", "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert [(group["size"], group["frozen"]) for group in groups] == [
+        (4, None),
+        (3, "graph input"),
+        (10, "graph output"),
+    ]
+    assert groups[0] == {
+        "name": "conv_weight",
+        "kind": "channels",
+        "size": 4,
+        "members": [
+            {"initializer": "conv_weight", "axis": 0, "lines": 1},
+            {"initializer": "fc_weight", "axis": 1, "lines": 1},
+        ],
+        "frozen": None,
+    }
+    assert run(["inspect", str(path), "--groups"]) == 0
+    text = capsys.readouterr().err
+    assert "conv_weight[1] fc_weight[:,1]" in text
+    assert "1 of 3 groups can be pruned" in text
