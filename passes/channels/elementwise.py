@@ -213,7 +213,7 @@ def _places(x: Layout, out: Layout) -> list[int | None]:
 
 def spread_constants(x: Layout, out: Layout) -> Constants:
     """The constants of `x` in the dims of `out`."""
-    return _placed(x.constants, _places(x, out))
+    return np.asarray(_placed(x.constants, _places(x, out)))
 
 
 def _placed(array: Constants | Ids, places: Sequence[int | None]) -> Any:
