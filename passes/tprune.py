@@ -174,8 +174,9 @@ def _chunks(
         mean = float(np.mean(damages))
         small = sum(damage <= config.threshold * mean for damage in damages)
         allowed = min(count - 1, small)
-    lines = max(n for _, _, n in group.members)
-    step = config.multiple // math.gcd(config.multiple, lines) if group.kind != "heads" else 1
+    step = config.multiple // math.gcd(config.multiple, group.width)
+    if group.kind == "heads" or count % step:
+        step = 1
     bounds = [count - left for left in range(count) if (count - left) <= allowed]
     bounds = sorted(n for n in bounds if n and (count - n) % step == 0)
     if config.density is not None or config.threshold is not None:

@@ -27,6 +27,7 @@ class Group:
         kind: "channels", or for axes that are divided "heads" and "features".
         units: roots that are removed together; in every head one feature, for features.
         members: (initializer, axis, lines of a unit there).
+        width: lines of a unit along the divided axis, in one head for features.
         frozen: why none of them can be removed, or None.
     """
 
@@ -34,6 +35,7 @@ class Group:
     kind: str
     units: tuple[Ids, ...]
     members: tuple[tuple[str, int, int], ...]
+    width: int
     frozen: str | None
 
 
@@ -63,12 +65,13 @@ def channel_groups(graph: ChannelGraph, scores: NDArray[np.float64] | None = Non
     lines = _lines(graph, roots)
     groups = []
     seen: set[int] = set()
-    for kind, rows in _rows(graph, roots):
+    for kind, rows, size in _rows(graph, roots):
         fresh = [row for row in rows if not seen & set(row.tolist())]
         if not fresh:
             continue
         seen |= {int(root) for row in fresh for root in row}
-        for units, reason in _parted(_paired(fresh, order), frozen):
+        paired = _paired(fresh, order)
+        for units, reason in _parted(paired, frozen):
             members = _members(units[0], lines)
             if members:
                 groups.append(
@@ -77,25 +80,27 @@ def channel_groups(graph: ChannelGraph, scores: NDArray[np.float64] | None = Non
                         kind=kind,
                         units=tuple(units),
                         members=members,
+                        width=size // len(paired) or max(n for _, _, n in members),
                         frozen=reason,
                     )
                 )
     return groups
 
 
-def _rows(graph: ChannelGraph, roots: Ids) -> Iterator[tuple[str, list[Ids]]]:
-    """Lines of classes that are of the same kind; heads and features first."""
+def _rows(graph: ChannelGraph, roots: Ids) -> Iterator[tuple[str, list[Ids], int]]:
+    """Lines of classes of the same kind, heads and features first, and the size of a divided axis."""
     wholes = {int(root) for product in graph.products for root in roots[product.whole]}
     parts = {int(r) for product in graph.products for part in product.parts for r in roots[part]}
     for layout in graph.layouts():
         for index, ids in enumerate(layout.ids):
             if len(layout.ids) > 1:
-                last = index == len(layout.ids) - 1
+                last = layout.labelled[index].axis == layout.rank - 1
                 table = np.moveaxis(roots[ids], index, -1).reshape(-1, ids.shape[index])
-                if set(table.reshape(-1).tolist()) <= parts:
+                if set(table.reshape(-1).tolist()) <= parts - wholes:
                     rows = [_unique(row) for row in table]
                     distinct = {row.tobytes(): row for row in rows}
-                    yield ("features" if last else "heads"), list(distinct.values())
+                    kind = "features" if last else "heads"
+                    yield kind, list(distinct.values()), ids.shape[index]
     signature: dict[int, list[int]] = {}
     for number, ids in enumerate(graph.slices.values()):
         for root in np.unique(roots[ids]).tolist():
@@ -105,7 +110,7 @@ def _rows(graph: ChannelGraph, roots: Ids) -> Iterator[tuple[str, list[Ids]]]:
     for root, numbers in signature.items():
         same.setdefault(tuple(numbers), []).append(root)
     for members in same.values():
-        yield "channels", [np.array(members, np.int64)]
+        yield "channels", [np.array(members, np.int64)], 0
 
 
 def _paired(rows: Sequence[Ids], order: NDArray[np.float64]) -> list[Ids]:

@@ -54,7 +54,7 @@ def decide_layers(
             layer=name,
             op_type=node.op_type,
             action="apply",
-            reason=reasons.get(name, ""),
+            reason=reasons.get(name) or "a product of two values: it follows its operands",
             settings={key: format_indices(getattr(removal, key)) for key in PARTS},
             before=before.get(name, _UNKNOWN_COST),
             after=after.get(name, _UNKNOWN_COST),
