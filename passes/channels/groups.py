@@ -88,7 +88,7 @@ def channel_groups(graph: ChannelGraph, scores: NDArray[np.float64] | None = Non
 
 
 def _rows(graph: ChannelGraph, roots: Ids) -> Iterator[tuple[str, list[Ids], int]]:
-    """Lines of classes of the same kind, heads and features first, and the size of a divided axis."""
+    """Classes of one kind, heads and features first, and the size of the axis they divide."""
     wholes = {int(root) for product in graph.products for root in roots[product.whole]}
     parts = {int(r) for product in graph.products for part in product.parts for r in roots[part]}
     for layout in graph.layouts():
