@@ -1,0 +1,1 @@
+"""Descriptions of the machines that come with optc, one YAML file each."""
