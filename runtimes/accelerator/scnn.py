@@ -1,0 +1,79 @@
+"""SCNN-like array: Cartesian products of nonzero activations and weights, channel by channel.
+
+    cycles(PE, group) = Σ_c ⌈nnz(X[c] in the PE's part) / I⌉ · ⌈nnz(W[group, c]) / F⌉
+
+All processing elements end a group of output channels together.
+"""
+
+import numpy as np
+
+from runtimes.accelerator.architecture import Architecture, ScnnArray
+from runtimes.accelerator.tiles import Ints, TilePlan, spread
+from runtimes.accelerator.workload import Layer, Mask, taps
+
+
+def plan(layer: Layer, architecture: Architecture) -> TilePlan:
+    """Tiles of a layer of one channel group; a group of output channels is a tile."""
+    array, words = architecture.array, architecture.words
+    assert isinstance(array, ScnnArray)
+    x, w = layer.x != 0, layer.weight != 0
+    parts, area = _parts(x, array.grid)  # (C, PE)
+    R, S = layer.kernel
+    group = max(1, min(layer.filters, array.accumulators // (area + (R - 1) * (S - 1))))
+    starts = np.arange(0, layer.filters, group)
+    weights = np.add.reduceat(w.sum(axis=(2, 3)), starts, axis=0)  # (G, C)
+    a, b = array.activations_per_cycle, array.weights_per_cycle
+    cycles = -(-weights // b) @ -(-parts // a)  # (G, PE)
+    products = int((weights.sum(axis=0) * parts.sum(axis=1)).sum())
+    useful = useful_macs(layer)
+    input_bytes = run_length_bytes(x, words.activation_bits, array.run_bits)
+    weight_bytes = run_length_bytes(w, words.weight_bits, array.run_bits)
+    tiles = len(starts)
+    fits = input_bytes <= architecture.buffers.input_bytes // 2
+    vectors = int(cycles.sum())
+    counts = {
+        ("input_sram", "read"): vectors * a * (words.activation_bits + array.run_bits),
+        ("weight_sram", "read"): vectors * b * (words.weight_bits + array.run_bits),
+        ("multiplier", "compute"): products,
+        ("accumulator", "compute"): products,
+        ("accumulator_sram", "access"): 2 * products * words.accumulator_bits,
+        ("output_sram", "write"): layer.stored.size * words.activation_bits,
+    }
+    return TilePlan(
+        compute=cycles.max(axis=1),
+        loads={
+            "input": np.where((np.arange(tiles) == 0) | (not fits), input_bytes, 0),
+            "weight": spread(weight_bytes, tiles),
+        },
+        stores=spread(run_length_bytes(layer.stored, words.activation_bits, array.run_bits), tiles),
+        counts=counts,
+        macs=useful,
+        macs_skipped=layer.dense_macs - useful,
+    )
+
+
+def useful_macs(layer: Layer) -> int:
+    """Products of a nonzero weight and a nonzero activation that some output needs."""
+    weight = (layer.weight != 0).sum(axis=0)  # (C, R, S)
+    return sum(
+        int(weight[:, r, s] @ view.sum(axis=(1, 2)))
+        for r, s, view in taps((layer.x != 0).astype(np.int64), layer)
+    )
+
+
+def run_length_bytes(mask: Mask, bits: int, run_bits: int) -> int:
+    """Bytes of nonzeros with the zeros before each; longer runs hold explicit zeros."""
+    (stored,) = np.nonzero(mask.reshape(-1))
+    gaps = np.diff(stored, prepend=-1) - 1
+    entries = len(stored) + int((gaps // 2**run_bits).sum())
+    return -(-entries * (bits + run_bits) // 8)
+
+
+def _parts(x: Mask, grid: int) -> tuple[Ints, int]:
+    """Nonzeros (C, PE) of every processing element's part of the plane, and the largest area."""
+    rows, columns = (np.arange(size) // -(-size // grid) for size in x.shape[1:])
+    owner = rows[:, None] * grid + columns  # (H, W)
+    parts = np.zeros((len(x), grid * grid), np.int64)
+    for part in np.unique(owner):
+        parts[:, part] = x[:, owner == part].sum(axis=1)
+    return parts, int(np.bincount(owner.ravel()).max())
