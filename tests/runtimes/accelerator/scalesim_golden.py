@@ -1,0 +1,105 @@
+"""Runs SCALE-Sim 3.0.0 on small layers and prints its cycles as JSON.
+
+    python tests/runtimes/accelerator/scalesim_golden.py > tests/runtimes/accelerator/scalesim.json
+
+Needs an environment of its own: scalesim==3.0.0 and numpy<2.4.
+"""
+
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+
+from scalesim.scale_sim import scalesim
+
+LAYERS = [  # padded height, width, kernel, channels, filters, stride
+    (18, 18, 3, 3, 16, 32, 1),
+    (10, 10, 3, 3, 5, 7, 1),
+    (17, 17, 3, 3, 8, 20, 2),
+    (8, 8, 1, 1, 33, 17, 1),
+    (12, 9, 5, 3, 4, 10, 1),
+    (1, 1, 1, 1, 64, 10, 1),
+]
+ARRAYS = [(16, 16), (12, 14)]
+CONFIG = """[general]
+run_name = golden
+[architecture_presets]
+ArrayHeight: {height}
+ArrayWidth: {width}
+IfmapSramSzkB: 512
+FilterSramSzkB: 512
+OfmapSramSzkB: 512
+IfmapOffset: 0
+FilterOffset: 10000000
+OfmapOffset: 20000000
+Bandwidth: 64
+Dataflow: {dataflow}
+MemoryBanks: 1
+ReadRequestBuffer: 32
+WriteRequestBuffer: 32
+[layout]
+IfmapCustomLayout: False
+IfmapSRAMBankBandwidth: 10
+IfmapSRAMBankNum: 10
+IfmapSRAMBankPort: 2
+FilterCustomLayout: False
+FilterSRAMBankBandwidth: 10
+FilterSRAMBankNum: 10
+FilterSRAMBankPort: 2
+[sparsity]
+SparsitySupport: false
+SparseRep: ellpack_block
+OptimizedMapping: false
+BlockSize: 8
+RandomNumberGeneratorSeed: 40
+[run_presets]
+InterfaceBandwidth: CALC
+UseRamulatorTrace: False
+"""
+
+
+def run(height: int, width: int, dataflow: str, folder: Path) -> list[dict[str, float]]:
+    """Cycles and utilisation of every layer, as COMPUTE_REPORT.csv has them."""
+    rows = "".join(f"layer{i},{','.join(map(str, layer))},\n" for i, layer in enumerate(LAYERS))
+    (folder / "topology.csv").write_text(
+        "Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels,"
+        f" Num Filter, Strides,\n{rows}"
+    )
+    ones = ",".join(["1"] * 15)
+    (folder / "layout.csv").write_text(
+        "name" + ", x" * 15 + ",\n" + "".join(f"layer{i},{ones},\n" for i in range(len(LAYERS)))
+    )
+    (folder / "array.cfg").write_text(CONFIG.format(height=height, width=width, dataflow=dataflow))
+    with contextlib.redirect_stdout(None):
+        simulation = scalesim(
+            save_disk_space=True,
+            verbose=False,
+            config=str(folder / "array.cfg"),
+            topology=str(folder / "topology.csv"),
+            layout=str(folder / "layout.csv"),
+        )
+        simulation.run_scale(top_path=str(folder))
+    [report] = folder.rglob("COMPUTE_REPORT.csv")
+    table = [line.split(",") for line in report.read_text().splitlines()[1:]]
+    report.unlink()
+    return [
+        {"total_cycles": float(r[2]), "stall_cycles": float(r[3]), "mapping_percent": float(r[5])}
+        for r in table
+    ]
+
+
+def main() -> None:
+    """Prints all runs."""
+    runs = []
+    with tempfile.TemporaryDirectory() as name:
+        for height, width in ARRAYS:
+            for dataflow in ("ws", "os", "is"):
+                layers = run(height, width, dataflow, Path(name))
+                runs.append(
+                    {"height": height, "width": width, "dataflow": dataflow, "layers": layers}
+                )
+    print(json.dumps({"scalesim": "3.0.0", "shapes": LAYERS, "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()
