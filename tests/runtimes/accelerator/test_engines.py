@@ -1,0 +1,290 @@
+"""Whole layers: engines against loops over the clocked reference, arithmetic, conservation."""
+
+import dataclasses
+import itertools
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtimes.accelerator import escalate, reference, scnn, sparten
+from runtimes.accelerator.architecture_file import load_shipped, override, shipped_names
+from runtimes.accelerator.functional import convolve
+from runtimes.accelerator.simulator import ConservationError, NetworkResult, check, simulate
+from runtimes.accelerator.workload import Factors, Layer, Workload, tap_counts
+from runtimes.accelerator.writers import FILES
+from runtimes.operators.decomposed_conv import ConvGeometry
+
+
+def random_layer(seed: int, *, decomposed: bool, group: int = 1) -> Layer:
+    rng = np.random.default_rng(seed)
+    K, C, M = (int(n) for n in rng.integers(1, (7, 12, 5)))
+    K, R = K * group, int(rng.choice([1, 3]))
+    x = rng.standard_normal((C * group, *rng.integers(R, 7, 2))) * (
+        rng.random((C * group, 1, 1)) < rng.random()
+    )
+    x *= rng.random(x.shape) < rng.random()
+    ce = np.sign(rng.standard_normal((K, C, M))) * (rng.random((K, C, M)) < rng.random())
+    basis = rng.standard_normal((M, R, R))
+    weight = np.tensordot(ce, basis, axes=1)
+    weight *= decomposed or rng.random(weight.shape) < rng.random()
+    pads = tuple(int(n) for n in rng.integers(0, 2, 4))
+    stride = int(rng.integers(1, 3))
+    geometry = ConvGeometry(strides=(stride, stride), pads=pads, dilations=(1, 1), group=group)
+    size = tuple(geometry.output_size(n, R, axis) for axis, n in enumerate(x.shape[1:]))
+    return Layer(
+        name=f"layer{seed}",
+        op_type="Conv",
+        x=x.astype(np.float32),
+        weight=weight.astype(np.float32),
+        factors=Factors(basis=basis, coefficients=ce) if decomposed else None,
+        geometry=geometry,
+        output_size=(size[0], size[1]),
+        stored=rng.random((K, *size)) < 0.5,
+    )
+
+
+SMALL = {
+    "array.blocks": 4,
+    "array.multipliers_per_block": 2,
+    "array.combine_width": 3,
+    "array.look_ahead": 2,
+    "array.scan_bits": 8,
+    "array.fifo_depth": 2,
+    "array.tile_positions": 5,
+}
+
+
+def clocked_escalate(layer: Layer, array: Any) -> int:
+    """Loops over rounds, blocks, channels and items; every item is clocked."""
+    assert layer.factors is not None
+    ce, x = layer.factors.coefficients != 0, (layer.x != 0).reshape(layer.channels, -1)
+    K, C, M = ce.shape
+    P, use = x.shape[1], tap_counts(layer).ravel()
+    side, across = escalate.block_grid(array.blocks, K, P)
+    size = max(1, min(array.tile_positions, -(-P // across)))
+    sizes = -(-(C * M + ce.sum(axis=(1, 2)) + 8 * M) // 8)
+    sizes[0] += layer.kernel[0] * layer.kernel[1] * M
+
+    def channel(k: int, tile: range) -> int:
+        first, second = [], []
+        for p in tile:
+            for m in range(M):
+                lives = bool(ce[k, :, m].any()) and use[p] > 0
+                cycles = reference.window_cycles(
+                    ce[k, :, m], x[:, p], array.combine_width, array.window
+                )
+                matched = bool((ce[k, :, m] & x[:, p]).any())
+                first.append(max(cycles, -(-C // array.scan_bits)) if lives else 0)
+                taps = -(-int(use[p]) // array.multipliers_per_block)
+                second.append(taps if lives and matched else 0)
+        return reference.pipeline_cycles(first, second, array.fifo_depth)
+
+    owner, loads = {}, [0] * side
+    for k in sorted(range(K), key=lambda k: -int(sizes[k])):
+        owner[k] = min(range(side), key=lambda block: (loads[block], block))
+        loads[owner[k]] += int(sizes[k])
+    tiles = [range(start, min(start + size, P)) for start in range(0, P, size)]
+    total = 0
+    for start in range(0, len(tiles), across):
+        busy = [
+            sum(channel(k, tile) for k in range(K) if owner[k] == block)
+            for tile in tiles[start : start + across]
+            for block in range(side)
+        ]
+        total += max(busy)
+    return total
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_escalate_is_cycle_exact_on_layers(part: int) -> None:
+    architecture = override(load_shipped("escalate"), SMALL)
+    for seed in range(50 * part, 50 * part + 50):
+        layer = random_layer(seed, decomposed=True)
+        plan = escalate.plan(layer, architecture)
+        assert int(plan.compute.sum()) == clocked_escalate(layer, architecture.array), seed
+
+
+def test_scnn_is_cycle_exact_on_layers() -> None:
+    architecture = override(load_shipped("scnn"), {"array.grid": 2, "array.accumulators": 24})
+    for seed in range(50):
+        layer = random_layer(seed, decomposed=False)
+        x, w = layer.x != 0, layer.weight != 0
+        height, width = (-(-n // 2) for n in x.shape[1:])
+        R, S = layer.kernel
+        group = max(1, min(layer.filters, 24 // (height * width + (R - 1) * (S - 1))))
+        total = 0
+        for start in range(0, layer.filters, group):
+            weights = w[start : start + group].swapaxes(0, 1).reshape(layer.channels, -1)
+            parts = [
+                x[:, i : i + height, j : j + width].reshape(layer.channels, -1)
+                for i in (0, height)
+                for j in (0, width)
+            ]
+            total += max(reference.scnn_cycles(part, weights, 4, 4) for part in parts)
+        assert int(scnn.plan(layer, architecture).compute.sum()) == total, seed
+
+
+def test_sparten_is_cycle_exact_on_layers() -> None:
+    settings = {"array.clusters": 2, "array.units": 2, "array.chunk": 16}
+    architecture = override(load_shipped("sparten"), settings)
+    for seed in range(50):
+        layer = random_layer(seed, decomposed=False)
+        w, x = escalate.unfolded(layer)
+        units = sparten.units_of(layer.weight != 0, 2)
+        share, total = -(-layer.positions // 2), 0
+        for start in range(0, len(units), 2):
+            filters = [[w[k] for k in unit if k >= 0] for unit in units[start : start + 2]]
+            total += max(
+                sum(
+                    reference.sparten_cycles(filters, x[:, p], 16)
+                    for p in range(first, min(first + share, layer.positions))
+                )
+                for first in range(0, layer.positions, share)
+            )
+        assert int(sparten.plan(layer, architecture).compute.sum()) == total, seed
+
+
+def network(layers: list[Layer], name: str, **settings: object) -> NetworkResult:
+    workload = Workload(layers=tuple(layers), host=(), outputs={})
+    return simulate(workload, override(load_shipped(name), settings))
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_layer_is_conserved_on_every_machine(name: str) -> None:
+    layers = [random_layer(s, decomposed=bool(s % 2), group=1 + s % 3) for s in range(30)]
+    result = network(layers, name)  # `simulate` checks each
+    begin = 0
+    for each in result.layers:
+        assert min(record.start for record in each.records) >= begin
+        begin += each.total_cycles
+        assert max(record.end for record in each.records) == begin
+    assert begin == result.cycles
+
+
+def test_the_checks_can_fail() -> None:
+    result = network([random_layer(3, decomposed=True)], "escalate").layers[0]
+    architecture = load_shipped("escalate")
+    check(result, architecture)
+    for change in (
+        {"compute_cycles": result.compute_cycles + 1},
+        {"macs": result.macs + 1},
+        {"adds": result.adds + 1},
+        {"dram_bytes": {**result.dram_bytes, "input": 1}},
+        {"records": result.records[1:]},
+        {"total_cycles": 1},
+    ):
+        with pytest.raises(ConservationError):
+            check(dataclasses.replace(result, **change), architecture)
+
+
+def test_dense_coefficients_on_an_identity_basis_do_the_dense_work() -> None:
+    layer = random_layer(11, decomposed=False)
+    rng = np.random.default_rng(0)
+    K, C, R, S = 3, 4, 3, 3
+    ce = np.sign(rng.standard_normal((K, C, R * S)))
+    factors = Factors(basis=np.eye(R * S).reshape(R * S, R, S), coefficients=ce)
+    x = np.ones((C, 5, 5), np.float32)
+    layer = dataclasses.replace(
+        layer,
+        x=x,
+        factors=factors,
+        weight=np.tensordot(ce, factors.basis, axes=1),
+        geometry=ConvGeometry(strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1)),
+        output_size=(5, 5),
+        stored=np.ones((K, 5, 5), np.bool_),
+    )
+    result = network([layer], "escalate").layers[0]
+    assert result.adds == layer.dense_macs and result.adds_skipped == 0
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_arithmetic_equals_a_direct_convolution(decomposed: bool) -> None:
+    for seed in range(20):
+        layer = random_layer(seed, decomposed=decomposed, group=1 + seed % 2)
+        top, left, bottom, right = layer.geometry.pads
+        x = np.pad(layer.x, ((0, 0), (top, bottom), (left, right)))
+        x = x.reshape(layer.geometry.group, -1, *x.shape[1:])
+        stride, (R, S) = layer.geometry.strides[0], layer.kernel
+        per_group = layer.filters // layer.geometry.group
+        expected = np.array(
+            [
+                [
+                    [
+                        np.sum(
+                            layer.weight[k]
+                            * x[k // per_group, :, i * stride :, j * stride :][:, :R, :S]
+                        )
+                        for j in range(layer.output_size[1])
+                    ]
+                    for i in range(layer.output_size[0])
+                ]
+                for k in range(layer.filters)
+            ]
+        )
+        np.testing.assert_allclose(convolve(layer), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_skipping_and_concentration_never_cost_cycles() -> None:
+    layers = [random_layer(seed, decomposed=True) for seed in range(20)]
+    best = network(layers, "escalate")
+    for setting in ("array.concentration", "array.skip_activations", "array.skip_coefficients"):
+        worse = network(layers, "escalate", **{setting: False})
+        pairs = zip(best.layers, worse.layers, strict=True)
+        assert all(a.compute_cycles <= b.compute_cycles for a, b in pairs), setting
+
+
+@pytest.fixture(scope="module", params=["escalate", "dense-ws"])
+def written(request: pytest.FixtureRequest) -> tuple[NetworkResult, dict[str, str]]:
+    result = network([random_layer(s, decomposed=bool(s % 2)) for s in range(4)], request.param)
+    return result, {name: render(result) for name, render in FILES.items()}
+
+
+def test_tables_agree_with_each_other(written: tuple[NetworkResult, dict[str, str]]) -> None:
+    result, files = written
+    layers = [line.split(",") for line in files["layers.csv"].splitlines()]
+    assert layers[0][:4] == ["layer", "compute_cycles", "total_cycles", "macs"]
+    topology = files["topology.csv"].splitlines()
+    assert all(line.endswith(",") and line.count(",") == 8 for line in topology)
+    assert [line.split(",")[0] for line in topology[1:]] == [row[0] for row in layers[1:]]
+    assert sum(int(row[2]) for row in layers[1:]) == result.cycles
+    energy = [float(line.split(",")[-1]) for line in files["activity.csv"].splitlines()[1:]]
+    assert sum(energy) == pytest.approx(result.energy_pj, rel=1e-3)
+    report = files["COMPUTE_REPORT.csv"].splitlines()
+    assert all(line.endswith(",") and line.count(",") == 7 for line in report)
+
+
+def test_dram_traces_move_all_bytes_in_order(
+    written: tuple[NetworkResult, dict[str, str]],
+) -> None:
+    result, files = written
+    text = files["dram.dramsim3.trace"]
+    assert text.endswith("\n")
+    lines = [line.split(" ") for line in text.splitlines()]
+    assert all(re.fullmatch("0x[0-9a-f]+", line[0]) for line in lines)
+    assert {line[1] for line in lines} == {"READ", "WRITE"}
+    cycles = [int(line[2]) for line in lines]
+    assert cycles == sorted(cycles)
+    transfers = [r for each in result.layers for r in each.records if r.unit == "dram"]
+    assert result.dram_bytes <= 64 * len(lines) <= result.dram_bytes + 2 * 64 * len(transfers)
+    simple = [line.split(" ") for line in files["dram.ramulator2.trace"].splitlines()]
+    assert [line[1] for line in simple] == [line[0] for line in lines]
+    assert {line[0] for line in simple} == {"LD", "ST"}
+
+
+def test_timeline_slices_do_not_overlap(written: tuple[NetworkResult, dict[str, str]]) -> None:
+    result, files = written
+    events = json.loads(files["timeline.json"])["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X"]
+    assert max(event["ts"] + event["dur"] for event in slices) == result.cycles
+    for tid in {event["tid"] for event in slices}:
+        own = sorted((e["ts"], e["ts"] + e["dur"]) for e in slices if e["tid"] == tid)
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(own))
+
+
+def test_values_of_one_magnitude_are_ternary() -> None:
+    ce = np.array([[[1.0, 0.5]], [[-1.0, 0.0]]]).transpose(1, 0, 2)
+    assert Factors(basis=np.ones((2, 3, 3)), coefficients=ce).is_ternary
+    assert not Factors(basis=np.ones((2, 3, 3)), coefficients=ce * [[[1], [2]]]).is_ternary
