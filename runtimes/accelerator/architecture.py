@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Dataflow = Literal["ws", "os", "is"]
-Order = Literal["combine-first", "basis-first"]
 
 
 class ArchitectureError(ValueError):
@@ -105,8 +104,6 @@ class EscalateArray:
         balance: channels are dealt to blocks by nonzero coefficients, or round-robin.
         skip_coefficients: zero coefficients take no adder slot.
         skip_activations: nor do zero activations.
-        order: combine channels first and stream the intermediate map, or convolve with the basis
-            first and keep all of it.
     """
 
     blocks: int
@@ -124,7 +121,6 @@ class EscalateArray:
     balance: Literal["greedy", "round-robin"]
     skip_coefficients: bool
     skip_activations: bool
-    order: Order
 
     @property
     def multipliers(self) -> int:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -240,8 +240,3 @@ def _expected_work(layer: Layer, architecture: Architecture) -> int | None:
             adds = int((by_group * inputs).sum())
             return adds or None
     return sum(scnn.useful_macs(each) for each in layer.groups())
-
-
-def with_settings(architecture: Architecture, **array: object) -> Architecture:
-    """The same accelerator with other parameters of its array, for ablations."""
-    return replace(architecture, array=replace(architecture.array, **array))  # type: ignore[arg-type]

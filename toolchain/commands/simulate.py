@@ -14,7 +14,13 @@ from runtimes.accelerator.architecture import (
     SpartenArray,
     SystolicArray,
 )
-from runtimes.accelerator.architecture_file import load_file, load_shipped, shipped_names, to_json
+from runtimes.accelerator.architecture_file import (
+    load_file,
+    load_shipped,
+    override,
+    shipped_names,
+    to_json,
+)
 from runtimes.accelerator.network import run_network
 from runtimes.accelerator.simulator import NetworkResult, simulate
 from runtimes.accelerator.workload import SimulationError, Workload
@@ -33,8 +39,15 @@ from toolchain.environment import environment
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.fidelity import FidelitySums
 from toolchain.runner import Feeds, Runner
+from toolchain.simulation_report import render
 
 SCHEMA = "optc-simulate/1"
+ABLATIONS = (
+    ("no concentration", "concentration", False),
+    ("dense activations", "skip_activations", False),
+    ("dense coefficients", "skip_coefficients", False),
+    ("no balancing", "balance", "round-robin"),
+)
 
 
 @click.command()
@@ -51,7 +64,8 @@ SCHEMA = "optc-simulate/1"
 @click.option("--input", "source", help="Activations come from its first sample. Default: random.")
 @seed_option
 @dim_option
-@click.option("--out", type=MODEL, metavar="DIR", help="Write tables and traces.")
+@click.option("--out", type=MODEL, metavar="DIR", help="Write tables, traces and report.html.")
+@click.option("--ablate", is_flag=True, help="Also switch off what ESCALATE has, one by one.")
 @json_option
 def command(
     model: Path,
@@ -61,6 +75,7 @@ def command(
     seed: int,
     dims: dict[str, int],
     out: Path | None,
+    ablate: bool,
     as_json: bool,
 ) -> None:
     """Simulate MODEL on accelerators: cycles, energy and DRAM traffic of every layer.
@@ -72,20 +87,30 @@ def command(
     architectures = open_architectures(names if use_names else (), files)
     opened = open_model(model)
     data = open_data_or_random(source, opened.inputs, samples=1, seed=seed, dims=dims)
-    feeds = next(iter(data.batches(1, limit=1))).feeds
+    feeds = next(iter(data.batches(1))).feeds
     try:
         workload = run_network(opened.model, feeds)
     except SimulationError as problem:
         raise UnreadableError(f"{model}: {problem}") from problem
     error = functional_error(opened, workload, feeds)
     results = [simulate(workload, architecture) for architecture in architectures]
+    changed = ablations(workload, architectures[0]) if ablate else []
     document = _document(opened, workload, results, error, {"path": data.path, "seed": seed})
+    document["ablations"] = [
+        {"change": name, "cycles": each.cycles, "energy_pj": each.energy_pj}
+        for name, each in changed
+    ]
     if out is not None:
         _write(out, results, document)
+        origin = f"Input: {data.path}. Relative error against onnxruntime: {error:.2g}."
+        page = render(model.name, results, changed, workload.host, origin)
+        (out / "report.html").write_text(page, encoding="utf-8", newline="\n")
     if as_json:
         print_json(document)
     else:
         _print(results, workload, error)
+        for name, result in changed:
+            say(f"{name}: {result.cycles / results[0].cycles:.2f} times the cycles")
 
 
 def open_architectures(names: tuple[str, ...], files: tuple[Path, ...]) -> list[Architecture]:
@@ -109,6 +134,20 @@ def open_architectures(names: tuple[str, ...], files: tuple[Path, ...]) -> list[
     if doubled:
         raise UsageError(f"two architectures are named '{min(doubled)}', rename one")
     return found
+
+
+def ablations(workload: Workload, architecture: Architecture) -> list[tuple[str, NetworkResult]]:
+    """An ESCALATE architecture with one mechanism switched off at a time.
+
+    Raises:
+        UsageError: the architecture is of another kind.
+    """
+    if not isinstance(architecture.array, EscalateArray):
+        raise UsageError(f"--ablate: '{architecture.name}' is not of the kind escalate")
+    return [
+        (name, simulate(workload, override(architecture, {f"array.{key}": value})))
+        for name, key, value in ABLATIONS
+    ]
 
 
 def functional_error(opened: OpenedModel, workload: Workload, feeds: Feeds) -> float:

@@ -51,7 +51,7 @@ def test_shipped_ones_differ_in_the_array_only(name: str) -> None:
         (("array", "blocks"), -1, "array.blocks is -1, expected a positive number"),
         (("array", "blocks"), 2.5, "array.blocks is 2.5, expected int"),
         (("array", "blocks"), {"value": 4}, "expected a value and its source"),
-        (("array", "order"), "sideways", "expected one of combine-first"),
+        (("array", "balance"), "none", "expected one of greedy, round-robin"),
         (("buffers", "input_bytes"), 64, "half of it, 32 bytes, does not hold one tile of 128"),
         (("clock_hz",), "fast", "clock_hz is 'fast', expected int"),
         (("version",), 2, "version is 2, this optc reads 1"),

@@ -50,7 +50,7 @@ SMALL = {
     "array.blocks": 4,
     "array.multipliers_per_block": 2,
     "array.combine_width": 3,
-    "array.look_ahead": 2,
+    "array.look_ahead": 3,
     "array.scan_bits": 8,
     "array.fifo_depth": 2,
     "array.tile_positions": 5,
