@@ -1,6 +1,6 @@
 """ESCALATE against dense and sparse accelerators on ResNet-18 and VGG-16 (CIFAR shape).
 
-    python samples/benchmarks/accelerator_comparison.py > samples/results/accelerator.md
+    python -m samples.benchmarks.accelerator_comparison > samples/results/accelerator.md
 
 Random weights of a given sparsity and a random image: activations are those that these weights
 make. ESCALATE runs the decomposed model with ternary coefficients; the baselines run the dense
@@ -8,23 +8,22 @@ model, pruned at random to the density named where they can skip zeros. Nothing 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import click
 import numpy as np
 import onnx_ir as ir
-from native_resnet18 import ResNet18
-from numpy.typing import NDArray
 
 from runtimes.accelerator.architecture_file import load_shipped, shipped_names
 from runtimes.accelerator.network import run_network
 from runtimes.accelerator.simulator import NetworkResult, simulate
 from runtimes.accelerator.workload import Workload
-from runtimes.operators import DOMAIN, DOMAIN_VERSION
 from runtimes.operators.decomposed_conv import DecomposedWeights
-from runtimes.operators.decomposed_conv_function import add_functions
+from samples.benchmarks.random_networks import Structure, resnet18_cifar, vgg16_cifar
 
-VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
+Network = Callable[[Structure | None], ir.Model]
+
 RANK = 6
 DENSITIES = (0.1, 0.03)
 PUBLISHED = (
@@ -45,74 +44,34 @@ that we chose. What makes the difference here:
   K·C·9 weights, and which of the two loses less accuracy is not simulated here."""
 
 
-class TernaryResNet18(ResNet18):
-    """Coefficients −s, 0, s; a dense model has a share `kept` of its 3×3 weights."""
+@dataclass(frozen=True, kw_only=True)
+class Ternary(Structure):
+    """Coefficients −s, 0 and s."""
 
-    kept = 1.0
-
-    def factors(self, C: int, K: int) -> DecomposedWeights:
+    def draw(self, rng: np.random.Generator, C: int, K: int) -> DecomposedWeights:
         """Random ternary factors that keep the variance of activations near 1."""
-        assert self.density is not None
-        shape = (K, C, self.rank)
-        mask = self.rng.random(shape) < self.density
-        scale = np.sqrt(2 / (9 * C * self.rank * self.density))
-        signs = np.sign(self.normal(shape)) * mask
-        return DecomposedWeights(
-            basis=self.normal((self.rank, 3, 3)),
-            coefficients=(signs * scale).astype(np.float32),
-            bias=(self.normal((K,)) / 10).astype(np.float32),
-        )
-
-    def constant(self, name: str, shape: tuple[int, ...], scale: float = 1.0) -> ir.Value:
-        """An initializer; weights of a convolution are pruned at random."""
-        value = super().constant(name, shape, scale)
-        if len(shape) == 4 and shape[1] > 3 and self.kept < 1:
-            array: NDArray[np.float32] = value.const_value.numpy()  # type: ignore[union-attr]
-            mask = self.rng.random(shape) < self.kept
-            pruned = (array * mask / np.sqrt(self.kept)).astype(np.float32)
-            value.const_value = ir.tensor(pruned, name=name)
-        return value
+        weights = super().draw(rng, C, K)
+        scale = np.float32(np.sqrt(2 / (9 * C * self.rank * self.density)))
+        return replace(weights, coefficients=np.sign(weights.coefficients) * scale)
 
 
-class Vgg16(TernaryResNet18):
-    """VGG-16 with one fully connected layer."""
-
-    def build(self) -> ir.Model:
-        """The model: input (N, 3, 32, 32), output (N, 10)."""
-        kind = ir.TensorType(ir.DataType.FLOAT)
-        x = ir.Value(name="input", type=kind, shape=ir.Shape(["N", 3, 32, 32]))
-        y, C = x, 3
-        for width in VGG16:
-            if not width:
-                pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
-                y = self.node("MaxPool", [y], pool)
-            elif C == 3:
-                y, C = self.relu(self.dense_conv(y, C, width, kernel=3)), width
-            else:
-                y, C = self.conv3x3(y, C, width, 1), width
-        flat = self.node("Flatten", [y])
-        weights = [self.constant("fc", (10, C)), self.constant("fc_bias", (10,))]
-        logits = self.node("Gemm", [flat, *weights], {"transB": 1})
-        logits.type, logits.shape = kind, ir.Shape(["N", 10])
-        graph = ir.Graph(
-            [x],
-            [logits],
-            nodes=self.nodes,
-            initializers=self.initializers,
-            opset_imports={"": 17, DOMAIN: DOMAIN_VERSION},
-            name="vgg16",
-        )
-        model = ir.Model(graph, ir_version=8)
-        add_functions(model, [node.op_type for node in self.nodes if node.domain == DOMAIN])
-        return model
+def pruned(model: ir.Model, density: float) -> ir.Model:
+    """A share of the weights of every 3×3 convolution but the first, drawn at random."""
+    rng = np.random.default_rng(2)
+    for value in model.graph.initializers.values():
+        assert value.const_value is not None
+        array = value.const_value.numpy()
+        if array.ndim == 4 and array.shape[1] > 3 and array.shape[2] == 3:
+            kept = array * (rng.random(array.shape) < density) / np.sqrt(density)
+            value.const_value = ir.tensor(kept.astype(np.float32), name=value.name)
+    return model
 
 
-def workload_of(network: type[TernaryResNet18], density: float | None, kept: float) -> Workload:
-    """One random image through a random model."""
-    builder = network(density, rank=RANK, pair=False, seed=0)
-    builder.kept = kept
-    image = np.random.default_rng(1).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    return run_network(builder.build(), {"input": image})
+def workload_of(model: ir.Model) -> Workload:
+    """One random image through a model."""
+    shape = [1, *(int(str(size)) for size in (model.graph.inputs[0].shape or ())[1:])]
+    image = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    return run_network(model, {"input": image})
 
 
 def weight_bytes(result: NetworkResult) -> int:
@@ -120,13 +79,13 @@ def weight_bytes(result: NetworkResult) -> int:
     return sum(layer.dram_bytes["weight"] for layer in result.layers)
 
 
-def results(network: type[TernaryResNet18], density: float) -> Iterator[tuple[str, NetworkResult]]:
+def results(network: Network, density: float) -> Iterator[tuple[str, NetworkResult]]:
     """ESCALATE first; sparse baselines at the same density of weights."""
-    dense = workload_of(network, None, 1.0)
-    pruned = workload_of(network, None, density)
-    decomposed = workload_of(network, density, density)
+    dense = workload_of(network(None))
+    sparse = workload_of(pruned(network(None), density))
+    decomposed = workload_of(network(Ternary(rank=RANK, density=density)))
     for name in shipped_names():
-        given = {"escalate": decomposed, "scnn": pruned, "sparten": pruned}.get(name, dense)
+        given = {"escalate": decomposed, "scnn": sparse, "sparten": sparse}.get(name, dense)
         yield name, simulate(given, load_shipped(name))
 
 
@@ -134,9 +93,9 @@ def results(network: type[TernaryResNet18], density: float) -> Iterator[tuple[st
 def main() -> None:
     """Print the tables as Markdown."""
     click.echo(__doc__.split("\n\n")[0].strip('"').replace("ESCALATE", "# ESCALATE", 1))
-    click.echo("\n    python samples/benchmarks/accelerator_comparison.py\n")
+    click.echo("\n    python -m samples.benchmarks.accelerator_comparison\n")
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in shipped_names()}
-    for network, title in ((TernaryResNet18, "ResNet-18"), (Vgg16, "VGG-16")):
+    for network, title in ((resnet18_cifar, "ResNet-18"), (vgg16_cifar, "VGG-16")):
         for density in DENSITIES:
             start = time.perf_counter()
             found = dict(results(network, density))

@@ -1,6 +1,6 @@
 """Time and memory of the simulator, and how they grow with the number of tiles.
 
-    python samples/benchmarks/simulator_speed.py [MODEL ...]
+    python -m samples.benchmarks.simulator_speed [MODEL ...]
 
 Random ternary ResNet-18 at growing image sizes, and the models named, on ESCALATE.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 import click
 import numpy as np
 import onnx_ir as ir
-from accelerator_comparison import RANK, TernaryResNet18
 
 from runtimes.accelerator.architecture_file import load_shipped
 from runtimes.accelerator.network import run_network
 from runtimes.accelerator.simulator import simulate
+from samples.benchmarks.accelerator_comparison import RANK, Ternary
+from samples.benchmarks.random_networks import resnet18_cifar, resnet18_imagenet
 
-SIZES = (32, 56, 112)
-"""At 56×56 the layers are those of ResNet-18 for 224×224 images behind its stem."""
+SIZES = (32, 64, 112)
 
 
 def measure(name: str, model: ir.Model, size: int) -> None:
@@ -50,13 +50,10 @@ def main(models: tuple[Path, ...]) -> None:
     for path in models:
         measure(path.stem, ir.load(path), 32)
     for size in SIZES:
-        model = TernaryResNet18(0.1, rank=RANK, pair=False, seed=0).build()
-        measure(f"ResNet-18, maps from {size}×{size}", _resized(model, size), size)
-
-
-def _resized(model: ir.Model, size: int) -> ir.Model:
-    model.graph.inputs[0].shape = ir.Shape(["N", 3, size, size])
-    return model
+        model = resnet18_cifar(Ternary(rank=RANK, density=0.1))
+        model.graph.inputs[0].shape = ir.Shape(["N", 3, size, size])
+        measure(f"ResNet-18 without stem, {size}×{size}", model, size)
+    measure("ResNet-18, 224×224", resnet18_imagenet(Ternary(rank=RANK, density=0.1)), 224)
 
 
 if __name__ == "__main__":
