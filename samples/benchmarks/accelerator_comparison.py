@@ -36,10 +36,9 @@ not the same experiment: the networks of the paper are trained, and the sparsiti
 array, buffers, DRAM, clock and energies are not known to us. Ours has random weights at densities
 that we chose. What makes the difference here:
 
-- Memory decides: DRAM bytes over its bandwidth are 78 % of ESCALATE's cycles and 79 % of
-  dense-os's on ResNet-18 at 10 %, and 75 to 94 % of the cycles of all three sparse machines at
-  3 %. A wider channel, or maps that stay on chip, would change every ratio.
-- DRAM is 77 to 86 % of ESCALATE's energy; the mask of K·C·6 bits is a floor of its weights.
+- Memory decides: the last columns say what DRAM alone takes at its full bandwidth. Where that is
+  most of the cycles, a wider channel, or maps that stay on chip, would change every ratio.
+- The mask of K·C·6 bits is a floor of ESCALATE's weights, so 3 % reads little less than 10 %.
 - Equal density is not equal accuracy: 10 % of K·C·6 coefficients are fewer numbers than 10 % of
   K·C·9 weights, and which of the two loses less accuracy is not simulated here."""
 
@@ -79,6 +78,16 @@ def weight_bytes(result: NetworkResult) -> int:
     return sum(layer.dram_bytes["weight"] for layer in result.layers)
 
 
+def dram_share(result: NetworkResult) -> float:
+    """Cycles that DRAM needs for its bytes, relative to all."""
+    return result.dram_bytes / result.architecture.bytes_per_cycle / result.cycles
+
+
+def dram_energy(result: NetworkResult) -> float:
+    """Share of the energy that DRAM takes."""
+    return sum(layer.energy_pj["dram"] for layer in result.layers) / result.energy_pj
+
+
 def results(network: Network, density: float) -> Iterator[tuple[str, NetworkResult]]:
     """ESCALATE first; sparse baselines at the same density of weights."""
     dense = workload_of(network(None))
@@ -103,14 +112,16 @@ def main() -> None:
             click.echo(f"\n## {title}, {density:.0%} of coefficients and of pruned weights\n")
             click.echo(
                 "| architecture | cycles | latency ratio | energy, µJ | energy ratio "
-                "| DRAM, kB | of it weights, kB |\n|---|---|---|---|---|---|---|"
+                "| DRAM, kB | of it weights, kB | "
+                "DRAM share of cycles | of energy |\n|---|---|---|---|---|---|---|---|---|"
             )
             for name, each in found.items():
                 ratios[name].append((each.cycles / first.cycles, each.energy_pj / first.energy_pj))
                 click.echo(
                     f"| {name} | {each.cycles:,} | {each.cycles / first.cycles:.2f} | "
                     f"{each.energy_pj / 1e6:,.0f} | {each.energy_pj / first.energy_pj:.2f} | "
-                    f"{each.dram_bytes / 1e3:,.0f} | {weight_bytes(each) / 1e3:,.0f} |"
+                    f"{each.dram_bytes / 1e3:,.0f} | {weight_bytes(each) / 1e3:,.0f} | "
+                    f"{dram_share(each):.0%} | {dram_energy(each):.0%} |"
                 )
             click.echo(f"\nSimulated in {time.perf_counter() - start:.0f} s.", err=True)
     click.echo(summary(ratios))

@@ -154,7 +154,7 @@ def vgg16(path: Path) -> Path:
 
 def simulate_transformed(model: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> float:
     out = folder / "penni.onnx"
-    options = "penni:rank=4,density=0.3"
+    options = "penni:rank=5,density=0.5"
     assert run(["transform", str(model), "--pass", options, "-o", str(out), "--no-native"]) == 0
     capsys.readouterr()
     assert run(["simulate", str(out), "--json"]) == 0
