@@ -3,6 +3,8 @@
 What every layer reads and writes comes from this run, so sparsity is that of real data.
 """
 
+import functools
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
@@ -56,6 +58,11 @@ class _Run:
         if value.name not in self.values and value.name in self.constants:
             return self.constants[value.name].numpy()
         return self.values.get(value.name)
+
+    def same_shape(self, left: ir.Node, right: ir.Node) -> bool:
+        """Whether the first outputs of two nodes, which have been computed, have one shape."""
+        names = [node.outputs[0].name or "" for node in (left, right)]
+        return self.values[names[0]].shape == self.values[names[1]].shape
 
     def step(self, node: ir.Node) -> None:
         """Computes the outputs of one node."""
@@ -123,7 +130,8 @@ def run_network(model: ir.Model, feeds: Mapping[str, Array]) -> Workload:
         run.step(node)
     layers, fused = [], set()
     for node, read in run.read.items():
-        chain = list(_chain(node, order, run.read.keys()))
+        steps = _chain(node, order, run.read.keys())
+        chain = list(itertools.takewhile(functools.partial(run.same_shape, node), steps))
         fused.update(chain)
         layers.append(_stored(run, node, read, chain))
     host = tuple(
@@ -209,14 +217,13 @@ def _mask(run: _Run, value: ir.Value, layer: Layer) -> Mask:
     """Nonzeros of a value that a layer reads or writes, (K, Ho, Wo) of it."""
     array = run.lookup(value)
     assert array is not None
-    mask: Mask = array != 0
+    own = run.values[layer.output_name]
+    mask: Mask = np.broadcast_to(array != 0, own.shape)
     if layer.op_type in ("Gemm", "MatMul"):
         rows = layer.positions
         batch = layer.geometry.group
         return mask.reshape(batch, rows, -1).transpose(0, 2, 1).reshape(-1, 1, rows)
-    return np.broadcast_to(mask, (1, layer.filters, *mask.shape[2:])).reshape(
-        layer.filters, *layer.output_size
-    )
+    return mask.reshape(layer.filters, *layer.output_size)
 
 
 def _host_operation(run: _Run, node: ir.Node, reason: str) -> HostOperation:

@@ -51,7 +51,7 @@ class Layer:
         geometry: strides, pads, dilations over two axes, and group.
         output_size: (Ho, Wo).
         stored: (K, Ho, Wo), true where the value written back, after all that is fused, is not 0.
-        residual: elements and nonzeros of what is added on the way out.
+        residual: nonzeros of what is added on the way out, (K, Ho, Wo) each, one after the other.
         fused: operators applied on the way out.
         input_name: value read.
         output_name: value written.

@@ -127,6 +127,23 @@ def test_products_groups_and_one_axis_equal_onnxruntime(
     assert json.loads(capsys.readouterr().out)["functional_error"] < 1e-6
 
 
+def test_an_add_that_broadcasts_is_taken_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = parse(
+        """g (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y) {
+            [mean] m = GlobalAveragePool (x)
+            [small] a = Conv (m, w)
+            [large] b = Conv (x, w)
+            [add] y = Add (a, b)
+        }""",
+        {"w": np.ones((2, 2, 1, 1), np.float32)},
+    )
+    path = save(model, tmp_path / "m.onnx")
+    assert run(["simulate", str(path), "--arch", "all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["functional_error"] < 1e-6
+
+
 def vgg16(path: Path) -> Path:
     """VGG-16 for CIFAR-10 with random weights and an eighth of the channels."""
     builder = Builder()
