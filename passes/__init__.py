@@ -7,12 +7,14 @@ from passes.lower import LowerPass
 from passes.penni import PenniPass
 from passes.select import SelectPass
 from passes.shrink import ShrinkPass
+from passes.svd import SvdPass
 from passes.tprune import TprunePass
 
 PASSES: dict[str, type[CompressionPass]] = {
     each.name: each
     for each in (
         PenniPass,
+        SvdPass,
         TprunePass,
         EscalatePass,
         ShrinkPass,

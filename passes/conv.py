@@ -49,19 +49,27 @@ def read_conv(node: ir.Node) -> ConvLayer:
     """
     weight = _constant(node, 1, "weight")
     bias = _constant(node, 2, "bias") if _has_input(node, 2) else None
-    spatial = weight.ndim - 2
-    geometry = ConvGeometry(
-        strides=_ints(node, "strides", (1,) * spatial),
-        pads=_pads(node, weight.shape[2:]),
-        dilations=_ints(node, "dilations", (1,) * spatial),
-        group=node.attributes.get_int("group", 1),
-    )
     return ConvLayer(
         name=node.name or "",
         weight=weight,
         bias=bias,
-        geometry=geometry,
+        geometry=conv_geometry(node, weight.shape[2:]),
         output_positions=_positions(node.outputs[0]),
+    )
+
+
+def conv_geometry(node: ir.Node, kernel: Sequence[int]) -> ConvGeometry:
+    """Strides, explicit pads, dilations and group of a Conv with such a kernel.
+
+    Raises:
+        UnsupportedConvError: the padding depends on a shape that is unknown.
+    """
+    ones = (1,) * len(kernel)
+    return ConvGeometry(
+        strides=_ints(node, "strides", ones),
+        pads=_pads(node, kernel),
+        dilations=_ints(node, "dilations", ones),
+        group=node.attributes.get_int("group", 1),
     )
 
 

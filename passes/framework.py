@@ -174,6 +174,7 @@ class CompressionPass(ir.passes.InPlacePass, ABC):
         summary: one line for `optc passes`.
         exact: the output is numerically that of the input model.
         idempotent: a second run changes nothing.
+        timed: uses the context's timer; where there is one, the whole model has the last word.
         config_type: frozen dataclass of options; raises `ConfigError` on bad values.
     """
 
@@ -181,6 +182,7 @@ class CompressionPass(ir.passes.InPlacePass, ABC):
     summary: ClassVar[str]
     exact: ClassVar[bool]
     idempotent: ClassVar[bool]
+    timed: ClassVar[bool] = False
     config_type: ClassVar[type]
 
     def __init__(self, config: Any = None, context: Context | None = None) -> None:

@@ -33,6 +33,8 @@ class Substitute:
 class LayerMaps:
     """Activations around one layer, as lists of batches.
 
+    Those of Gemm and MatMul have their features last: (N, ..., D) and (N, ..., K).
+
     Attributes:
         inputs: (N, C, *spatial) inputs of the layer in the compressed network.
         targets: (N, K, *out) values of the original network at the point of comparison: behind
@@ -55,9 +57,13 @@ class LayerwiseWalk(Protocol):
         """Activations around a layer; layers are asked for in graph order."""
 
     def commit(self, layer: str, weight: Array, bias: Array | None) -> None:
-        """Uses a new weight, shaped as the node stores it, and bias (K,) from here on.
+        """Uses a new dense weight and bias from here on.
 
-        Without a bias the node keeps its other inputs.
+        Args:
+            layer: node name.
+            weight: (K, C, *kernel) of a Conv, (K, D) of Gemm and MatMul.
+            bias: (K,); of a MatMul, what is added to its product. None: the node stays as it is
+                but for the weight.
         """
 
     def substitute(self, layer: str, substitute: Substitute) -> None:
@@ -73,8 +79,8 @@ class LayerwiseWalk(Protocol):
 
         Args:
             layer: node name.
-            weight: (K, C, *kernel).
-            bias: (K,).
+            weight: as in `commit`, like `bias`.
+            bias: see above.
             limit: use whole batches until this many samples are reached.
         """
 
@@ -90,11 +96,11 @@ class LayerwiseCalibration(Protocol):
     def walk(
         self, model: ir.Model, layers: Sequence[str], limit: int | None = None
     ) -> LayerwiseWalk:
-        """Starts at the inputs; `layers` are the Conv nodes that will be asked for.
+        """Starts at the inputs; `layers` are the nodes that will be asked for.
 
         Args:
             model: prepared model.
-            layers: node names in graph order.
+            layers: names of Conv, Gemm or MatMul nodes in graph order.
             limit: use at most this many samples.
         """
 

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
+from passes.budget import share_of_layers
 from passes.conv import ConvLayer, UnsupportedConvError, read_conv, replace_node
 from passes.cost import layer_costs, layer_name, model_cost, with_sample_shapes
 from passes.framework import CompressionPass, ConfigError, Plan, PlanError
@@ -180,14 +181,8 @@ def _of_layers(request: Request, model: ir.Model, layers: list[ConvLayer]) -> Re
             "a budget of MACs needs known shapes; export the model with fixed sizes apart from "
             "the batch, or give params"
         )
-    others = total - sum(sizes)
-    left = (share * total - others) / sum(sizes)
-    if left <= 0:
-        raise ConfigError(
-            f"{key}={share:g} cannot be reached: layers that are not decomposed have "
-            f"{others / total:.3f} of the model's {key}"
-        )
-    return replace(request, **{key: min(left, 1.0)})
+    left = share_of_layers(key, share, total, sum(sizes))
+    return replace(request, macs=left) if key == "macs" else replace(request, params=left)
 
 
 def _rewrite(

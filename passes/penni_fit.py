@@ -13,23 +13,20 @@ from numpy.typing import NDArray
 
 from passes.conv import ConvLayer
 from passes.framework import Progress
-from passes.layerwise import LayerMaps, LayerwiseCalibration, LayerwiseWalk
+from passes.layerwise import LayerwiseCalibration, LayerwiseWalk
 from passes.mathematics.decomposition import Factors, relative_error
 from passes.mathematics.fit import (
     Fit,
     FitConfig,
     LayerSetting,
-    Samples,
     fit_data_free,
     fit_layer,
 )
-from passes.mathematics.patches import choose_positions, pixel_rows, sample_patches
+from passes.rows import draw_rows, samples_at
 
 Array32 = NDArray[np.float32]
 
 FIT_ROWS = 65536
-ROW_BYTES = 2**29
-"""Bytes of patches above which fewer rows are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +83,8 @@ def _fit_on(
     rng: np.random.Generator,
 ) -> FittedLayer:
     maps = walk.maps(layer.name)
-    patches, picks = draw_patches(maps, layer, FIT_ROWS, rng)
-    samples = Samples(
-        patches=patches,
-        targets=pixel_rows(maps.targets, picks),
-        shortcut=None if maps.shortcut is None else pixel_rows(maps.shortcut, picks),
-        relu=maps.relu,
-    )
+    patches, picks = draw_rows(maps, layer.weight.shape[2:], layer.geometry, FIT_ROWS, rng)
+    samples = samples_at(maps, patches, picks, channels_last=False)
     fit = fit_layer(samples, kernels_of(layer), bias_of(layer).astype(np.float64), setting, config)
     factors = _factors(layer, fit)
     assert factors.bias is not None
@@ -112,25 +104,6 @@ def _factors(layer: ConvLayer, fit: Fit) -> Factors:
         coefficients=fit.coefficients.astype(np.float32),
         bias=fit.bias.astype(np.float32),
     )
-
-
-def draw_patches(
-    maps: LayerMaps, layer: ConvLayer, rows: int, rng: np.random.Generator
-) -> tuple[Array32, list[NDArray[np.int64]]]:
-    """Rows of the im2col matrix, and the positions they were taken from."""
-    counts = [y.shape[0] * int(np.prod(y.shape[2:])) for y in maps.targets]
-    width = layer.weight[0].size
-    picks = choose_positions(counts, min(rows, max(ROW_BYTES // (4 * width), 1)), rng)
-    geometry = layer.geometry
-    patches = sample_patches(
-        maps.inputs,
-        layer.weight.shape[2:],
-        geometry.strides,
-        geometry.pads,
-        geometry.dilations,
-        picks,
-    )
-    return patches, picks
 
 
 def kernels_of(layer: ConvLayer) -> NDArray[np.float64]:

@@ -24,14 +24,15 @@ from passes.mathematics.curves import Curve, Option, interpolate, measured_curve
 from passes.mathematics.fit import FitConfig, LayerSetting
 from passes.mathematics.moments import own_moments
 from passes.mathematics.selection import keep_above_deviation
-from passes.penni_fit import bias_of, draw_patches, kernels_of
+from passes.penni_fit import bias_of, kernels_of
+from passes.rows import draw_rows
+from passes.sensitivity import Sensitivity
 
 Array32 = NDArray[np.float32]
 
 DEFAULT_RANK = 5
 PLAN_ROWS = 16384
 PLAN_SAMPLES = 128
-PROBE_SAMPLES = 64
 DENSITIES = (0.03, 0.06, 0.12, 0.2, 0.35, 0.6, 1.0)
 
 
@@ -154,36 +155,24 @@ class _Analysis:
         self._walk = calibration.walk(model, [layer.name for layer in layers], PLAN_SAMPLES)
         self._request = request
         self._rng = np.random.default_rng(seed)
-        self._reference: list[Array32] = []
-        self._needs_probe = request.has_budget
+        self._probe = Sensitivity(self._walk) if request.has_budget else None
         self.sensitivity = 1.0
 
     def curve(self, layer: ConvLayer) -> Curve:
         """Options of the next layer; sets its sensitivity when there is a budget."""
         maps, prior = self._walk.maps(layer.name), kernels_of(layer)
-        X, _ = draw_patches(maps, layer, PLAN_ROWS, self._rng)
+        X, _ = draw_rows(maps, layer.weight.shape[2:], layer.geometry, PLAN_ROWS, self._rng)
         raw = own_moments(X, prior.reshape(len(prior), -1), bias_of(layer).astype(np.float64))
         problem = raw.with_ridge(FitConfig().ridge, prior.reshape(len(prior), -1))
         ranks, densities = _ranks(layer, self._request), _densities(layer, self._request)
         curve = measured_curve(problem, prior, ranks, densities, self._request.pair)
-        if self._needs_probe:
-            self.sensitivity = self._probe(layer, curve, raw.bias(curve.probe))
-        self._walk.commit(layer.name, layer.weight, bias_of(layer))
+        original = (layer.weight, bias_of(layer))
+        if self._probe is not None:
+            weight = curve.probe.reshape(layer.weight.shape).astype(np.float32)
+            probe = (weight, raw.bias(curve.probe).astype(np.float32))
+            self.sensitivity = self._probe.of(layer.name, original, probe) / curve.probe_error
+        self._walk.commit(layer.name, *original)
         return curve
-
-    def _probe(self, layer: ConvLayer, curve: Curve, bias: NDArray[np.float64]) -> float:
-        """Relative squared error of the network's output over that of the layer."""
-        if not self._reference:
-            self._reference = self._outputs(layer.name, layer.weight, bias_of(layer))
-        weight = curve.probe.reshape(layer.weight.shape).astype(np.float32)
-        changed = self._outputs(layer.name, weight, bias.astype(np.float32))
-        pairs = list(zip(self._reference, changed, strict=True))
-        loss = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)
-        power = sum(float(np.square(a, dtype=np.float64).sum()) for a, _ in pairs)
-        return loss / (power or 1.0) / curve.probe_error
-
-    def _outputs(self, name: str, weight: Array32, bias: Array32) -> list[Array32]:
-        return list(self._walk.probe(name, weight, bias, PROBE_SAMPLES))
 
 
 def _requested(options: Sequence[Option]) -> Option:

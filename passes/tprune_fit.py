@@ -107,8 +107,7 @@ def repair(
     for done, (name, mixing) in enumerate(zip(names, layers, strict=True), start=1):
         result = _repair_layer(walk, name, mixing, masked[name], kept, context.seed)
         weight = masked[name] if result.weight is None else result.weight
-        turned = weight if read_axis(mixing) == 1 else weight.T
-        walk.commit(name, turned.astype(np.float32), None)
+        walk.commit(name, weight.astype(np.float32), None)
         results[name] = result
         context.progress(done, len(layers), f"fit {name}")
     return results

@@ -1,10 +1,15 @@
-"""External weights of models in memory.
+"""External weights of models in memory, and arrays that are kept out of it.
 
 `onnx_ir.external_data` closes the file of a tensor that it loads, which fails while an array of
 that file is in use anywhere. Here files stay open until nobody uses them.
 """
 
+import tempfile
+from typing import Any
+
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 
 def load_external(model: ir.Model, limit: int | None = None) -> ir.Model:
@@ -27,3 +32,22 @@ def load_external(model: ir.Model, limit: int | None = None) -> ir.Model:
 def initializers(model: ir.Model) -> list[ir.Value]:
     """Those of the main graph and of all subgraphs."""
     return [value for graph in model.graphs() for value in graph.initializers.values()]
+
+
+def read_array(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """The elements of a tensor; those of an external one are read anew and not kept by it."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.numpy()
+    kind = tensor.dtype.numpy().newbyteorder("<")
+    array = np.fromfile(tensor.path, kind, tensor.size, offset=tensor.offset or 0)
+    return array.reshape(tensor.shape.numpy())
+
+
+def spill(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The same array in a temporary file, which goes away together with the array."""
+    if not array.nbytes:
+        return array  # an empty file cannot be mapped
+    with tempfile.TemporaryFile(prefix="optc-") as file:
+        mapped: np.memmap[Any, Any] = np.memmap(file, array.dtype, "w+", shape=array.shape)
+    mapped[...] = array
+    return mapped

@@ -5,9 +5,7 @@ costs two forward passes, whatever the number of layers. Each step runs as a sma
 onnxruntime, without graph optimisation.
 """
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +14,7 @@ from onnx import helper
 
 from passes.layerwise import LayerMaps, Substitute
 from runtimes import ort
+from runtimes.external_data import spill
 from toolchain.layerwise_network import (
     Array,
     Meeting,
@@ -76,14 +75,22 @@ class Walk:
         if meeting.shortcut and self._network.ancestors([meeting.shortcut]) & self._open:
             meeting = Meeting(value=node.output[0], shortcut=None, relu=False)
         shortcut = [meeting.shortcut] if meeting.shortcut else []
-        self._original.compute([meeting.value])
+        self._original.compute([node.output[0]])
         self._compressed.compute([node.input[0], *shortcut])
+        if shortcut and not self._adds_up(node.output[0], shortcut[0]):
+            meeting = Meeting(value=node.output[0], shortcut=None, relu=False)
+            shortcut = []
+        self._original.compute([meeting.value])
         return LayerMaps(
             inputs=self._compressed.read(node.input[0]),
             targets=self._original.read(meeting.value),
             shortcut=self._compressed.read(shortcut[0]) if shortcut else None,
             relu=meeting.relu,
         )
+
+    def _adds_up(self, own: str, shortcut: str) -> bool:
+        """Whether the operands of a residual Add have one shape: none is broadcast."""
+        return self._original.shape(own) == self._compressed.shape(shortcut)
 
     def commit(self, layer: str, weight: Array, bias: Array | None) -> None:
         """Replaces a layer in the compressed branch; see `LayerwiseWalk`."""
@@ -132,6 +139,10 @@ class _Branch:
         """A value that was computed last, by batch."""
         return [np.asarray(batch, np.float32) for batch in self._values[name]]
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the first batch of a value that was computed last."""
+        return self._values[name][0].shape
+
     def compute(self, names: Sequence[str]) -> None:
         """Makes values available, and forgets those that nothing needs any more."""
         network = self._network
@@ -150,6 +161,8 @@ class _Branch:
                     column.append(array)
             for name, column in zip(wanted, columns, strict=True):
                 self._values[name] = self._store(column)
+            for node in nodes & self.replaced.keys():
+                del self.replaced[node]  # no node runs twice
         for name in list(self._values):
             if name not in names and not self._is_needed(name):
                 del self._values[name]
@@ -192,14 +205,4 @@ class _Branch:
         )
         if kept + sum(batch.nbytes for batch in batches) <= MEMORY_LIMIT:
             return batches
-        return [_spill(batch) for batch in batches]
-
-
-def _spill(batch: NDArray[np.generic]) -> NDArray[np.generic]:
-    """The same array in a temporary file, which goes away together with the array."""
-    if not batch.nbytes:
-        return batch  # an empty file cannot be mapped
-    with tempfile.TemporaryFile(prefix="optc-") as file:
-        mapped: np.memmap[Any, Any] = np.memmap(file, batch.dtype, "w+", shape=batch.shape)
-    mapped[...] = batch
-    return mapped
+        return [spill(batch) for batch in batches]

@@ -148,16 +148,37 @@ def inputs_of(node: onnx.NodeProto) -> list[str]:
 
 
 def with_weight(node: onnx.NodeProto, weight: Array, bias: Array | None) -> Part:
-    """The node with another weight and bias (K,); without a bias it keeps its other inputs."""
+    """The layer with another weight (K, C, *kernel) or (K, D), and a bias (K,).
+
+    Without a bias everything but the weight stays as it is.
+    """
     names = [f"{node.name}.optc.weight", f"{node.name}.optc.bias"]
-    kept = list(node.input[2:]) if bias is None else []
-    arrays = [weight] if bias is None else [weight, bias]
     new = onnx.NodeProto()
     new.CopyFrom(node)
     del new.input[1:]
-    new.input.extend([*names[: len(arrays)], *kept])
-    pairs = zip(arrays, names, strict=False)
-    return [new], [numpy_helper.from_array(np.ascontiguousarray(a), n) for a, n in pairs]
+    if bias is None:
+        is_stored = node.op_type == "Conv" or _is_transposed(node)
+        new.input.extend([names[0], *node.input[2:]])
+        stored = np.ascontiguousarray(weight if is_stored else weight.T)
+        return [new], [numpy_helper.from_array(stored, names[0])]
+    new.input.extend(names)
+    nodes = [new]
+    if node.op_type == "Gemm":
+        del new.attribute[:]
+        new.attribute.append(helper.make_attribute("transB", 1))
+    elif node.op_type == "MatMul":
+        weight = weight.T
+        product = f"{node.name}.optc.product"
+        new.output[0] = product
+        del new.input[2:]
+        nodes.append(helper.make_node("Add", [product, names[1]], node.output))
+    arrays = (np.ascontiguousarray(weight), np.ascontiguousarray(bias))
+    return nodes, [numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True)]
+
+
+def _is_transposed(node: onnx.NodeProto) -> bool:
+    """Whether a Gemm stores its weight as (K, D)."""
+    return any(each.name == "transB" and each.i for each in node.attribute)
 
 
 def part_of(substitute: Substitute) -> Part:

@@ -77,6 +77,12 @@ def pixel_rows(batches: Iterable[Array], picks: Sequence[NDArray[np.int64]]) -> 
     return np.concatenate(rows)
 
 
+def feature_rows(batches: Iterable[Array], picks: Sequence[NDArray[np.int64]]) -> Array:
+    """Rows at chosen positions of arrays (N, ..., D) with their features last: (rows, D)."""
+    rows = [x.reshape(-1, x.shape[-1])[pick] for x, pick in zip(batches, picks, strict=True)]
+    return np.concatenate(rows)
+
+
 def choose_positions(
     counts: Sequence[int], limit: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:

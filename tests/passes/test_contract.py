@@ -14,15 +14,18 @@ from passes.framework import Context, Plan
 from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
 from passes.select import SelectConfig
+from passes.svd_config import SvdConfig
 from passes.tprune_config import TpruneConfig
 from runtimes.operators.schemas import register_schemas
 from tests.passes.contract_models import MODELS
 from toolchain.layerwise import ArrayCalibration
 
 PENNI = PenniConfig(rank=4, density=0.5, min_weights=0, pointwise="sparsify")
+SVD = SvdConfig(rank=2)
 TPRUNE = TpruneConfig(density=0.5, multiple=1)
 CONFIGS = {
     "penni": [PENNI],
+    "svd": [SVD],
     "select": [SelectConfig(form="portable")],
     "tprune": [TPRUNE],
 }

@@ -1,0 +1,246 @@
+"""Plans the splits of a whole network: form and rank of every layer.
+
+Under a budget the plan minimises Σ_l s_l · e_l(form, rank), where e_l is the relative squared error
+of the layer, exact on the calibration rows, and s_l what it does to the network's output, measured
+by forward runs (see `passes.sensitivity`); without calibration s_l = 1 and errors are those of the
+weights.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes import split as splits
+from passes.cost import layer_name
+from passes.framework import Context
+from passes.layerwise import LayerwiseWalk
+from passes.linear import LinearLayer, LinearUse
+from passes.mathematics import separable
+from passes.mathematics.lowrank import principal_outputs, truncate, truncation_errors
+from passes.mathematics.moments import Moments, own_moments, pooled, weight_moments
+from passes.rows import draw_rows
+from passes.sensitivity import Sensitivity
+from passes.split import Form, Split
+from passes.svd_config import SvdConfig
+from passes.svd_timing import SplitTimes
+
+Array = NDArray[np.float64]
+
+ROWS = 65536
+RIDGE = 1e-4
+"""Of the mean diagonal of H: directions that the calibration data hardly shows are kept as well."""
+SPATIAL_RANKS = 8
+TIMED_RANKS = 8
+PROBE_ERROR = 0.03
+"""Relative squared error at which the network's sensitivity is measured, about."""
+FASTER = 0.97
+"""A split must take at most this share of the layer's time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One way to split a layer.
+
+    Attributes:
+        split: form and rank.
+        error: relative squared error of the output, of the weight without calibration.
+        milliseconds: measured, all uses together; None where nothing was.
+    """
+
+    split: Split
+    error: float
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What is known about one layer.
+
+    Attributes:
+        options: that pay; empty where none does.
+        refusal: why there are none.
+        sensitivity: s_l.
+        milliseconds: of the layer as it is; None where nothing was measured.
+    """
+
+    options: tuple[Option, ...]
+    refusal: str = ""
+    sensitivity: float = 1.0
+    milliseconds: float | None = None
+
+
+def analyse_layers(
+    model: ir.Model, layers: Sequence[LinearLayer], config: SvdConfig, context: Context
+) -> dict[str, Analysis]:
+    """What is known of every layer, by its name."""
+    times = None
+    if context.timer is not None:
+        times = SplitTimes(timer=context.timer, opset=model.graph.opset_imports[""])
+    ranks = {
+        layer.name: candidate_ranks(layer, config, timed=times is not None) for layer in layers
+    }
+    found = {}
+    todo = []
+    for layer in layers:
+        if any(ranks[layer.name].values()):
+            todo.append(layer)
+        else:
+            found[layer.name] = Analysis(options=(), refusal=_why_none(layer, config))
+    visits = _Visits(model, todo, context, probes=config.budget is not None)
+    for done, (layer, W, moments, sensitivity) in enumerate(visits, start=1):
+        options = list(_options(layer, W, moments, ranks[layer.name]))
+        found[layer.name] = _timed(layer, options, sensitivity, times)
+        context.progress(done, len(todo), f"plan {layer.name}")
+    return found
+
+
+def candidate_ranks(
+    layer: LinearLayer, config: SvdConfig, *, timed: bool
+) -> dict[Form, tuple[int, ...]]:
+    """Ranks that pay by their number of MACs and parameters, by form."""
+    chosen: dict[Form, tuple[int, ...]] = {}
+    for form in splits.forms_of(layer):
+        if config.form not in ("auto", form) and layer.is_conv:
+            continue
+        if config.form == "auto" and config.rank is not None and form == "spatial":
+            continue  # one rank means two things; the general form takes it
+        limit = min(splits.break_even(layer, form), *splits.dimensions(layer, form))
+        if config.rank is not None:
+            ranks = [config.rank] if config.rank <= limit else []
+        else:
+            ranks = list(range(config.multiple, limit + 1, config.multiple))
+            if form == "spatial":
+                ranks = _spread(ranks, SPATIAL_RANKS)
+            if timed:
+                ranks = _spread(ranks, TIMED_RANKS)
+        chosen[form] = tuple(ranks)
+    return chosen
+
+
+class _Visits:
+    """Every layer with its weight, moments and sensitivity; calibrated on one walk."""
+
+    def __init__(
+        self, model: ir.Model, layers: Sequence[LinearLayer], context: Context, *, probes: bool
+    ) -> None:
+        self._layers = layers
+        self._rng = np.random.default_rng(context.seed)
+        self._uses = uses_in_order(model, layers)
+        self._walk: LayerwiseWalk | None = None
+        self._probe: Sensitivity | None = None
+        if context.calibration is not None and layers:
+            self._walk = context.calibration.walk(model, [use.name for use, _ in self._uses])
+            self._probe = Sensitivity(self._walk) if probes else None
+
+    def __iter__(self) -> Iterator[tuple[LinearLayer, Array, Moments, float]]:
+        """Layers in the order of their last use."""
+        parts: dict[str, list[Moments]] = {}
+        sensitivity: dict[str, float] = {}
+        for use, layer in self._uses:
+            W = layer.read()
+            if self._walk is None:
+                if use is layer.uses[-1]:
+                    yield layer, W, weight_moments(W), 1.0
+                continue
+            moments = visit(self._walk, use, layer, W, self._rng)
+            parts.setdefault(layer.name, []).append(moments)
+            damage = 1.0 if self._probe is None else self._damage(use, layer, W, moments)
+            sensitivity[layer.name] = sensitivity.get(layer.name, 0.0) + damage
+            self._walk.commit(use.name, *dense(layer, use, W))
+            if use is layer.uses[-1]:
+                yield layer, W, pooled(parts.pop(layer.name)), sensitivity[layer.name]
+
+    def _damage(self, use: LinearUse, layer: LinearLayer, W: Array, moments: Moments) -> float:
+        """Relative squared error of the output for that of the layer."""
+        assert self._probe is not None
+        E = principal_outputs(W, moments.with_ridge(RIDGE, W).H)
+        errors = truncation_errors(E, W, moments.H)
+        rank = int(np.abs(errors - PROBE_ERROR).argmin()) + 1
+        U, V = truncate(W, E, rank)
+        other = dense(layer, use, U @ V, moments.bias(U @ V))
+        error = float(errors[rank - 1])
+        return self._probe.of(use.name, dense(layer, use, W), other) / error if error else 1.0
+
+
+def uses_in_order(
+    model: ir.Model, layers: Sequence[LinearLayer]
+) -> list[tuple[LinearUse, LinearLayer]]:
+    """Every use of every layer, in graph order."""
+    place = {layer_name(node): index for index, node in enumerate(model.graph)}
+    pairs = [(use, layer) for layer in layers for use in layer.uses]
+    return sorted(pairs, key=lambda pair: place[pair[0].name])
+
+
+def visit(
+    walk: LayerwiseWalk, use: LinearUse, layer: LinearLayer, W: Array, rng: np.random.Generator
+) -> Moments:
+    """Own moments of a layer at one of its uses."""
+    X, _ = draw_rows(walk.maps(use.name), layer.shape[2:], use.geometry, ROWS, rng)
+    return own_moments(X, W, own_bias(layer, use), layer.takes_bias)
+
+
+def own_bias(layer: LinearLayer, use: LinearUse) -> Array:
+    """The bias (K,) of a node, zeros where it has none."""
+    return np.zeros(layer.outputs) if use.bias is None else use.bias.astype(np.float64)
+
+
+def dense(
+    layer: LinearLayer, use: LinearUse, W: Array, bias: Array | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight and bias as a walk takes them; the bias is the node's own where none is given."""
+    bias = own_bias(layer, use) if bias is None else bias
+    return W.reshape(layer.shape).astype(np.float32), bias.astype(np.float32)
+
+
+def _options(
+    layer: LinearLayer, W: Array, moments: Moments, ranks: Mapping[Form, Sequence[int]]
+) -> Iterator[Option]:
+    problem = moments.with_ridge(RIDGE, W)
+    for form, own in ranks.items():
+        if form == "spatial":
+            K, C, R, S = layer.shape
+            for rank in own:
+                start = separable.start(W.reshape(K, C, R, S), problem.H, rank)
+                fitted = separable.product(*separable.fit(problem, start, (K, C, R, S)))
+                yield Option(split=Split(form=form, rank=rank), error=moments.error(fitted))
+        elif own:
+            errors = truncation_errors(principal_outputs(W, problem.H), W, moments.H)
+            for rank in own:
+                yield Option(split=Split(form=form, rank=rank), error=float(errors[rank - 1]))
+
+
+def _timed(
+    layer: LinearLayer, options: Sequence[Option], sensitivity: float, times: SplitTimes | None
+) -> Analysis:
+    """Leaves out what is measured not to be faster."""
+    measured = None if times is None else times.of(layer, [option.split for option in options])
+    if measured is None:
+        return Analysis(options=tuple(options), sensitivity=sensitivity)
+    options = [replace(each, milliseconds=measured[each.split]) for each in options]
+    own = measured[None]
+    faster = tuple(each for each in options if measured[each.split] <= FASTER * own)
+    best = min(options, key=lambda each: measured[each.split])
+    refusal = (
+        f"measured slower: at best {measured[best.split]:.3g} ms ({best.split.form}, rank "
+        f"{best.split.rank}) against {own:.3g} ms"
+    )
+    return Analysis(options=faster, refusal=refusal, sensitivity=sensitivity, milliseconds=own)
+
+
+def _why_none(layer: LinearLayer, config: SvdConfig) -> str:
+    limits = ", ".join(
+        f"{splits.break_even(layer, form)} ({form})" for form in splits.forms_of(layer)
+    )
+    asked = f"rank {config.rank}" if config.rank else f"ranks in multiples of {config.multiple}"
+    return f"does not pay: break-even rank is {limits}, asked for {asked}"
+
+
+def _spread(ranks: list[int], count: int) -> list[int]:
+    """At most so many of the ranks, evenly spread, the largest among them."""
+    if len(ranks) <= count:
+        return ranks
+    places = np.linspace(0, len(ranks) - 1, count).round().astype(int)
+    return [ranks[place] for place in places]
