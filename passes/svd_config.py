@@ -8,7 +8,8 @@ from passes.framework import ConfigError
 BUDGETS = ("params", "macs", "latency")
 
 DEFAULT_MACS = 0.75
-"""Budget where nothing is asked for: without training it cost ResNet-20 and -56 little accuracy."""
+"""Budget where nothing is asked for. With calibration data 0.667 cost ResNet-20 and -56 0.1 points;
+without data a split is plain SVD and costs far more."""
 
 MULTIPLE = 16
 """Ranks are multiples of this. Measured with onnxruntime 1.32 on AVX-512: a convolution of 17 to 32

@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": ("toolchain.commands.compare", "Compare the outputs, or layers, of two models."),
     "eval": ("toolchain.commands.evaluate", "Score a classifier on labelled data."),
     "bench": ("toolchain.commands.bench", "Time models side by side."),
+    "export": ("toolchain.commands.export", "Turn a torch module into a model, and check it."),
     "simulate": ("toolchain.commands.simulate", "Simulate a model on accelerators."),
     "build-ops": ("toolchain.commands.build_ops", "Build the native operator library."),
 }

@@ -38,7 +38,7 @@ def open_source(source: str) -> Callable[[], Chunks]:
     if path.is_file():
         return lambda: _read_npz(path)
     if _FUNCTION.fullmatch(source):
-        function = _find_function(source)
+        function = find_function(source)
         return lambda: _call(source, function)
     raise UnreadableError(
         f"{source}: no such file; give a .npz file, a folder of them, or module:function"
@@ -78,7 +78,12 @@ def _read_npz(path: Path) -> Chunks:
     yield str(path), arrays
 
 
-def _find_function(source: str) -> Callable[[], Any]:
+def find_function(source: str) -> Callable[..., Any]:
+    """The function of a ``module:function``; modules of the current folder are found as well.
+
+    Raises:
+        UnreadableError: the module cannot be imported or has no such function.
+    """
     module_name, _, name = source.partition(":")
     try:
         with _current_folder_importable():

@@ -13,6 +13,7 @@ from passes.cleanup import OpsetError, finish, prepare
 from passes.framework import CompressionPass, ConfigError, Context, Plan, PlanError, Progress
 from passes.lower import LowerPass
 from passes.select import SelectPass
+from runtimes.operators.decomposed_conv import is_decomposed_conv
 from passes.storage import int8_bytes, storage
 from runtimes.ort import SessionError
 from toolchain.data import Data, random_data
@@ -30,7 +31,7 @@ from toolchain.model_io import (
 )
 from toolchain.recipe import PassSpec, Recipe, build_pass
 from toolchain.results import Calibration, ModelSummary, TransformResult, Verification
-from toolchain.selection import select_fastest
+from toolchain.selection import keep_if_faster, select_fastest
 from toolchain.verify import verify
 
 RANDOM_SAMPLES = 32
@@ -106,7 +107,7 @@ def transform(
     with watch.stage("prepare"):
         model = _prepared(job)
     context = _context(job, watch, progress)
-    plans = _run_passes(job, model, context, watch)
+    model, plans = _run_passes(job, model, context, watch)
     result = TransformResult(
         input=job.summary,
         output=None,
@@ -120,7 +121,7 @@ def transform(
     )
     if job.dry_run or not any(plan.applied for plan in plans):
         return result
-    if job.timer is not None:
+    if job.timer is not None and any(is_decomposed_conv(node) for node in model.graph):
         with watch.stage("time layers"):
             model, selection = select_fastest(model, context, job.timer)
         result = replace(result, plans=(*plans, selection))
@@ -153,11 +154,14 @@ def _context(job: Job, watch: Stopwatch, progress: Progress) -> Context:
         exclude=job.recipe.exclude,
         seed=job.recipe.seed,
         progress=progress,
+        timer=job.timer,
     )
 
 
-def _run_passes(job: Job, model: ir.Model, context: Context, watch: Stopwatch) -> list[Plan]:
-    """Analyses and applies every pass in place; in a dry run only what later passes need."""
+def _run_passes(
+    job: Job, model: ir.Model, context: Context, watch: Stopwatch
+) -> tuple[ir.Model, list[Plan]]:
+    """Analyses and applies every pass; in a dry run only what later passes need."""
     todo = _passes(job, context)
     plans: list[Plan] = []
     for index, (step, stored) in enumerate(todo):
@@ -166,9 +170,13 @@ def _run_passes(job: Job, model: ir.Model, context: Context, watch: Stopwatch) -
         with watch.stage(f"plan {step.name}"):
             plan = _analyse(step, model, job.path) if stored is None else stored
         is_last = index == len(todo) - 1
+        before = model.clone() if step.timed and job.timer is not None else None
         if plan.applied and not (job.dry_run and is_last):
             with watch.stage(f"apply {step.name}"):
                 plan = _apply(step, model, plan, job.path)
+            if before is not None and job.timer is not None:
+                with watch.stage("time the whole"):
+                    model, plan = keep_if_faster(before, model, plan, job.timer)
         plans.append(plan)
         if not job.dry_run and plan.applied:
             others = {stored.pass_name for stored in job.plans}
@@ -176,7 +184,7 @@ def _run_passes(job: Job, model: ir.Model, context: Context, watch: Stopwatch) -
                 others.add(SelectPass.name)  # forms will be measured, not predicted
             followers = [each for each in step.followers() if each.name not in others]
             plans += _follow_up(followers, model, job.path, watch)
-    return plans
+    return model, plans
 
 
 def _passes(job: Job, context: Context) -> list[tuple[CompressionPass, Plan | None]]:

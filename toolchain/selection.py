@@ -1,4 +1,4 @@
-"""`--optimize-for latency`: the fastest form of every layer, if the whole is faster with it.
+"""`--optimize-for latency`: what is fastest for every layer, if the whole is faster with it.
 
 A layer by itself is timed without its neighbours, which it may hand its result to in another
 memory layout. So the whole model has the last word: layer by layer, all native, or all portable.
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from passes.framework import Context, Plan
+from passes.framework import Context, Plan, keep
 from passes.select import SelectConfig, SelectPass
 from toolchain.bench import BenchConfig
 from toolchain.layer_timing import FormTimer
@@ -45,3 +45,22 @@ def select_fastest(model: ir.Model, context: Context, timer: FormTimer) -> tuple
         )
         chosen = replace(chosen, layers=layers)
     return models[best], chosen
+
+
+def keep_if_faster(
+    before: ir.Model, after: ir.Model, plan: Plan, timer: FormTimer
+) -> tuple[ir.Model, Plan]:
+    """The rewritten model and its plan, or the model as it was where that is not slower."""
+    times = timer({"before": before, "after": after}, WHOLE)
+    measured = (
+        f"whole model, {timer.threads} thread(s): {times['after']:.3g} ms after {plan.pass_name}, "
+        f"{times['before']:.3g} ms before"
+    )
+    plan = replace(plan, notes=(*plan.notes, measured))
+    if times["after"] < times["before"]:
+        return after, plan
+    layers = [
+        keep(each, f"measured slower as a whole: {measured}") if each.applies else each
+        for each in plan.layers
+    ]
+    return before, replace(plan, layers=tuple(layers))

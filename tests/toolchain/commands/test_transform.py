@@ -321,3 +321,27 @@ def test_latency_is_measured_and_a_file_of_times_makes_it_repeatable(optc, model
     reference = tmp_path / "size.onnx"
     assert optc(model, "--pass", PENNI, "-o", reference)[0] == 0
     np.testing.assert_allclose(outputs(paths[0]), outputs(reference), rtol=1e-4, atol=1e-5)
+
+
+def test_svd_is_undone_where_the_whole_model_gets_slower(optc, model, data, monkeypatch) -> None:
+    slower = {"after": 2.0}
+
+    def timed(self, forms, config=None):
+        rank = {name: 0.5 for name in forms}
+        return rank | {"dense": 1.0, "before": 1.0, "model": 1.0} | slower
+
+    monkeypatch.setattr("toolchain.layer_timing.FormTimer.__call__", timed)
+    target = model.with_name("small.onnx")
+    arguments = (model, "--pass", "svd:rank=4", "--optimize-for", "latency", "-o", target)
+    code, _, err = optc(*arguments, "--calib", data)
+    assert code == 4 and not target.exists() and "measured slower as a whole" in err
+    slower["after"] = 0.9
+    code, _, err = optc(*arguments, "--calib", data)
+    assert code == 0 and "0.9 ms after svd, 1 ms before" in err
+    convs = [node.op_type for node in onnx.load(target).graph.node if node.op_type == "Conv"]
+    assert len(convs) == 3  # the second of two was split
+
+
+def test_svd_with_a_budget_of_latency_needs_measurements(optc, model) -> None:
+    code, _, err = optc(model, "--pass", "svd:latency=0.5")
+    assert code == 2 and "latency needs measurements: use --optimize-for latency" in err

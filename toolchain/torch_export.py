@@ -1,0 +1,185 @@
+"""A torch module as an ONNX file, checked in onnxruntime against torch.
+
+The module goes through torch's dynamo exporter with the first axis of every input left open.
+"""
+
+import contextlib
+import io
+import logging
+import pickle
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from passes.cleanup import finish
+from toolchain.errors import UnreadableError, UsageError
+from toolchain.runner import Runner
+
+OPSET = 18
+BATCHES = (1, 3)
+"""Sizes that the result is checked at; it is exported at another one."""
+EXPORTED_BATCH = 2
+TOLERANCE = 1e-4
+"""Largest ‖Δy‖ / ‖y‖ of an output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputShape:
+    """An input of the module.
+
+    Attributes:
+        name: in the ONNX file.
+        sizes: of one sample.
+        dtype: of its elements.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    def example(self, batch: int, seed: int = 0) -> Tensor:
+        """Random numbers, or zeros and ones where elements are whole numbers."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, *self.sizes)
+        if self.dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(self.dtype)
+        return torch.randint(2, shape, generator=generator).to(self.dtype)
+
+
+def parse_input(text: str, position: int) -> InputShape:
+    """Parses ``[NAME=]SIZE,SIZE,...[:DTYPE]``; the batch is not among the sizes.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    rest, _, kind = text.partition(":")
+    name, equals, sizes = rest.rpartition("=")
+    dtype = getattr(torch, kind or "float32", None)
+    parts = [part for part in sizes.split(",") if part]
+    if not isinstance(dtype, torch.dtype) or (equals and not name):
+        raise UsageError(f"--input {text}: expected [NAME=]SIZE,SIZE,...[:DTYPE]")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--input {text}: sizes are positive numbers, without the batch")
+    default = "input" if position == 0 else f"input{position + 1}"
+    return InputShape(name=name or default, sizes=tuple(map(int, parts)), dtype=dtype)
+
+
+def build_module(source: str, factory: Callable[..., Any], state: Path | None) -> nn.Module:
+    """The module in evaluation mode, with the parameters of a state dictionary if one is given.
+
+    Args:
+        source: where the factory comes from, for messages.
+        factory: a module, or a function without arguments that makes one.
+        state: a file saved with `torch.save`: a state dictionary, or one under the key
+            ``state_dict`` or ``model``.
+
+    Raises:
+        UnreadableError: the factory fails or makes something else, or the state does not fit.
+    """
+    module: Any = factory
+    if not isinstance(module, nn.Module):
+        try:
+            module = factory()
+        except Exception as error:  # a user's function may raise anything
+            raise UnreadableError(f"{source}: failed with {_reason(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise UnreadableError(
+            f"{source}: gives {type(module).__name__}, expected a torch.nn.Module"
+        )
+    if state is not None:
+        _load(module, state)
+    return module.eval()
+
+
+def export(module: nn.Module, inputs: Sequence[InputShape]) -> ir.Model:
+    """What torch's exporter makes of a module.
+
+    Raises:
+        UnreadableError: it cannot export the module.
+    """
+    examples = tuple(each.example(EXPORTED_BATCH) for each in inputs)
+    batch = torch.export.Dim("N")
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # of torch about itself
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                module,
+                examples,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[each.name for each in inputs],
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
+            )
+    except Exception as error:  # torch.export raises whatever the module runs into
+        raise UnreadableError(
+            f"torch cannot export the module with a free batch: {_reason(error)}"
+        ) from error
+    assert program is not None
+    return finish(program.model)
+
+
+def deviation(module: nn.Module, path: Path, inputs: Sequence[InputShape]) -> float:
+    """Largest ‖Δy‖ / ‖y‖ of any output against torch, over all sizes of the batch.
+
+    Raises:
+        UnreadableError: onnxruntime cannot run the file.
+    """
+    runner, worst = Runner(path), 0.0
+    for batch in BATCHES:
+        examples = [each.example(batch, seed=batch) for each in inputs]
+        feeds = {each.name: x.numpy() for each, x in zip(inputs, examples, strict=True)}
+        with torch.no_grad():
+            expected = _flat(module(*examples))
+        for ours, theirs in zip(runner(feeds).values(), expected, strict=True):
+            worst = max(worst, _difference(ours, theirs.numpy()))
+    return worst
+
+
+def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    if ours.shape != theirs.shape:
+        return float("inf")
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    norm = float(np.linalg.norm(b))
+    return float(np.linalg.norm(a - b)) / (norm or 1.0)
+
+
+def _flat(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.values() if isinstance(output, Mapping) else output
+    return [tensor for value in values for tensor in _flat(value)]
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UnreadableError(f"{path}: no such file") from error
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UnreadableError(
+            f"{path}: not a state dictionary; save it with torch.save(model.state_dict(), path)"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping):
+        raise UnreadableError(f"{path}: holds {type(loaded).__name__}, not a state dictionary")
+    try:
+        module.load_state_dict(loaded)
+    except RuntimeError as error:
+        raise UnreadableError(f"{path}: does not fit the module: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
