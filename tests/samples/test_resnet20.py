@@ -45,3 +45,23 @@ def test_a_run_without_data_is_honest_about_it(folder, capsys) -> None:
     assert "no calibration data" in result["plans"][0]["notes"][0]
     score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
     assert score["drop_points"] <= 1.5
+
+
+@pytest.mark.slow
+def test_errors_of_svd_are_predicted_within_two_per_cent(folder, capsys) -> None:
+    options = ["--pass", "svd:rank=8,refit=false", "--calib", folder / "calib.npz"]
+    result = run(capsys, "transform", MODEL, *options, "-o", folder / "svd.onnx")
+    applied = [layer for layer in result["plans"][0]["layers"] if layer["action"] == "apply"]
+    assert len(applied) > 10
+    for layer in applied:  # drawn anew, and from the maps that onnxruntime computes
+        assert layer["measured_error"] == pytest.approx(layer["predicted_error"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_two_thirds_of_the_macs_keep_the_accuracy(folder, capsys) -> None:
+    small = folder / "svd.onnx"
+    options = ["--pass", "svd:macs=0.667,multiple=1", "--calib", folder / "calib.npz", "-o", small]
+    result = run(capsys, "transform", MODEL, *options)
+    assert result["output"]["macs"] <= 0.667 * result["input"]["macs"]
+    score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
+    assert score["drop_points"] <= 1.0  # the full test set shows 0.1

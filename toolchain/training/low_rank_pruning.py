@@ -65,8 +65,8 @@ def kept_ranks(sigma: Tensor, energy: float) -> Tensor:
     """
     squares = sigma.detach().double().square()
     order = squares.argsort(descending=True, stable=True)
-    kept = squares[order].cumsum(0) / squares.sum().clamp_min(torch.finfo(torch.double).tiny)
-    count = int((kept < 1 - energy - 1e-12).sum()) + 1
+    kept = squares[order].cumsum(0)
+    count = int((kept < (1 - energy - 1e-12) * squares.sum()).sum()) + 1
     return order[:count]
 
 

@@ -339,7 +339,7 @@ def test_svd_is_undone_where_the_whole_model_gets_slower(optc, model, data, monk
     code, _, err = optc(*arguments, "--calib", data)
     assert code == 0 and "0.9 ms after svd, 1 ms before" in err
     convs = [node.op_type for node in onnx.load(target).graph.node if node.op_type == "Conv"]
-    assert len(convs) == 3  # the second of two was split
+    assert len(convs) == 4  # of two
 
 
 def test_svd_with_a_budget_of_latency_needs_measurements(optc, model) -> None:
