@@ -16,7 +16,12 @@ from passes.framework import Context
 from passes.linear import LinearLayer, LinearUse
 from passes.mathematics import separable
 from passes.mathematics.fit import Samples
-from passes.mathematics.lowrank import principal_outputs, regress, truncate
+from passes.mathematics.lowrank import (
+    principal_outputs,
+    regress,
+    truncate,
+    truncation_errors,
+)
 from passes.mathematics.moments import Moments, moments, pooled, weight_moments
 from passes.rows import draw_rows, samples_at
 from passes.split import Factors, Split, store
@@ -194,9 +199,14 @@ def _truncate(own: Moments, layer: LinearLayer, W: Array, split: Split) -> Pair:
 
 def _fit_blind(layer: LinearLayer, split: Split) -> FittedSplit:
     W = layer.read()
-    own = weight_moments(W)
-    pair = _truncate(own, layer, W, split)
-    error = float(np.sqrt(own.error(product(split, *pair))))
+    if split.form == "spatial":
+        own = weight_moments(W)
+        pair = _truncate(own, layer, W, split)
+        error = float(np.sqrt(own.error(product(split, *pair))))
+    else:
+        E = principal_outputs(W)
+        pair = truncate(W, E, split.rank)
+        error = float(np.sqrt(truncation_errors(E, W)[split.rank - 1]))
     return FittedSplit(
         split=split,
         factors=_stored(layer, split, pair),

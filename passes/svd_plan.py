@@ -135,15 +135,15 @@ class _Visits:
             self._walk = context.calibration.walk(model, [use.name for use, _ in self._uses])
             self._probe = Sensitivity(self._walk) if probes else None
 
-    def __iter__(self) -> Iterator[tuple[LinearLayer, Array, Moments, float]]:
-        """Layers in the order of their last use."""
+    def __iter__(self) -> Iterator[tuple[LinearLayer, Array, Moments | None, float]]:
+        """Layers in the order of their last use; without calibration there are no moments."""
         parts: dict[str, list[Moments]] = {}
         sensitivity: dict[str, float] = {}
         for use, layer in self._uses:
             W = layer.read()
             if self._walk is None:
                 if use is layer.uses[-1]:
-                    yield layer, W, weight_moments(W), 1.0
+                    yield layer, W, None, 1.0
                 continue
             moments = visit(self._walk, use, layer, W, self._rng)
             parts.setdefault(layer.name, []).append(moments)
@@ -196,19 +196,21 @@ def dense(
 
 
 def _options(
-    layer: LinearLayer, W: Array, moments: Moments, ranks: Mapping[Form, Sequence[int]]
+    layer: LinearLayer, W: Array, own: Moments | None, ranks: Mapping[Form, Sequence[int]]
 ) -> Iterator[Option]:
-    problem = moments.with_ridge(RIDGE, W)
-    for form, own in ranks.items():
+    for form, listed in ranks.items():
         if form == "spatial":
             K, C, R, S = layer.shape
-            for rank in own:
+            moments = weight_moments(W) if own is None else own
+            problem = moments.with_ridge(RIDGE, W)
+            for rank in listed:
                 start = separable.start(W.reshape(K, C, R, S), problem.H, rank)
                 fitted = separable.product(*separable.fit(problem, start, (K, C, R, S)))
                 yield Option(split=Split(form=form, rank=rank), error=moments.error(fitted))
-        elif own:
-            errors = truncation_errors(principal_outputs(W, problem.H), W, moments.H)
-            for rank in own:
+        elif listed:
+            E = principal_outputs(W, None if own is None else own.with_ridge(RIDGE, W).H)
+            errors = truncation_errors(E, W, None if own is None else own.H)
+            for rank in listed:
                 yield Option(split=Split(form=form, rank=rank), error=float(errors[rank - 1]))
 
 

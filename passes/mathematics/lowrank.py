@@ -18,20 +18,20 @@ from passes.mathematics.moments import Moments
 Array = NDArray[np.float64]
 
 
-def principal_outputs(W: Array, H: Array) -> Array:
+def principal_outputs(W: Array, H: Array | None = None) -> Array:
     """Orthonormal directions of the outputs, by falling energy; signs are canonical.
 
     Args:
         W: (K, D).
-        H: (D, D), positive definite where D < K.
+        H: (D, D), positive definite where D < K; None for I.
 
     Returns:
         E (K, min(K, D)): E_r·E_rᵀ·W is the best weight of rank r.
     """
     if W.shape[0] <= W.shape[1]:
-        _, vectors = np.linalg.eigh(W @ H @ W.T)
+        _, vectors = np.linalg.eigh(_times(W, H) @ W.T)
         return canonical_signs(vectors[:, ::-1])
-    A = W @ np.linalg.cholesky(H)  # (K, D)
+    A = W if H is None else W @ np.linalg.cholesky(H)  # (K, D)
     _, right = np.linalg.eigh(A.T @ A)
     vectors, _ = np.linalg.qr(A @ right[:, ::-1])
     return canonical_signs(vectors)
@@ -43,21 +43,25 @@ def canonical_signs(E: Array) -> Array:
     return np.asarray(E * np.where(largest < 0, -1.0, 1.0))
 
 
-def truncation_errors(E: Array, W: Array, H: Array) -> Array:
+def truncation_errors(E: Array, W: Array, H: Array | None = None) -> Array:
     """Relative squared error of every rank: Σ_{i>r} λ_i / Σ λ_i, λ_i = E_iᵀ·W·H·Wᵀ·E_i.
 
     Args:
         E: (K, R), from `principal_outputs`.
         W: (K, D).
-        H: (D, D); another one than that of E measures E on other inputs.
+        H: (D, D); another one than that of E measures E on other inputs; None for I.
 
     Returns:
         (R,), entry r − 1 for rank r.
     """
     V = E.T @ W  # (R, D)
-    energy = np.maximum(np.einsum("rd,rd->r", V @ H, V), 0.0)
-    total = max(float(np.einsum("kd,kd->", W @ H, W)), float(energy.sum()))
+    energy = np.maximum(np.einsum("rd,rd->r", _times(V, H), V), 0.0)
+    total = max(float(np.einsum("kd,kd->", _times(W, H), W)), float(energy.sum()))
     return np.maximum(total - np.cumsum(energy), 0.0) / (total or 1.0)
+
+
+def _times(W: Array, H: Array | None) -> Array:
+    return W if H is None else W @ H
 
 
 def rank_of_energy(errors: Array, share: float) -> int:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -47,7 +48,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node; returns its output."""
         name = f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [f"{name}.y"], name, **attributes))
@@ -211,17 +212,25 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
 @click.command()
 @click.option("--source", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("samples/results"))
-def main(source: Path, out: Path) -> None:
-    """Measures all models at one and two threads, and writes the table."""
-    rows: list[Row] = []
+@click.option("--model", "models", multiple=True, type=click.Choice([*MADE, *TRAINED]))
+def main(source: Path, out: Path, models: tuple[str, ...]) -> None:
+    """Measures models at one and two threads; rows of others that are stored stay."""
+    models = models or (*MADE, *TRAINED)
+    stored = out / f"{NAME}.json"
+    old = json.loads(stored.read_text())["rows"] if stored.exists() else []
+    rows = [Row(**row) for row in old if row["model"] not in models]
     known = {**environment(), "cores": str(os.cpu_count())}
     with tempfile.TemporaryDirectory() as folder:
         for label, (make, option) in MADE.items():
+            if label not in models:
+                continue
             path = Path(folder, "model.onnx")
             onnx.save(make(), path)
             rows += [measure_one(label, path, option, threads, None) for threads in (1, 2)]
             write(rows, known, out)
         for name, option in TRAINED.items():
+            if name not in models:
+                continue
             path = Path(folder, f"{name}.onnx")
             path.write_bytes((source / "models" / f"{name}_cifar10.onnx").read_bytes())
             rows += [measure_one(name, path, option, threads, None) for threads in (1, 2)]
