@@ -1,6 +1,6 @@
 """Time of models before and after `optc transform --pass svd --optimize-for latency`.
 
-    python samples/benchmarks/svd_latency.py --source DIR --out samples/results
+    python -m samples.benchmarks.svd_latency --source DIR --out samples/results
 
 DIR holds `models/` (see samples/README.md); the other models are made here with random weights of
 rank 128 at most plus noise: a Transformer block (d = 1024) whose weights are split at that rank,
@@ -198,7 +198,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
         ),
     ]
     note = (
-        "Made by `python samples/benchmarks/svd_latency.py --source DIR` on "
+        "Made by `python -m samples.benchmarks.svd_latency --source DIR` on "
         f"{known['cpu']} ({known['isa']}, {known['cores']} cores), onnxruntime "
         f"{known['onnxruntime']}, batch 1; medians of {ROUNDS} alternating rounds, in brackets the "
         "95 % interval of the ratio. `optc transform --pass ... --optimize-for latency`; where 0 "

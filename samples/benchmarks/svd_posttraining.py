@@ -1,6 +1,6 @@
 """Accuracy against MACs of `optc transform --pass svd` on CIFAR-10 ResNets, without training.
 
-    python samples/benchmarks/svd_posttraining.py --source DIR --out samples/results
+    python -m samples.benchmarks.svd_posttraining --source DIR --out samples/results
 
 DIR holds `models/` and `cifar10/` (see samples/README.md). Every row runs the command as a user
 would, in a process of its own, and scores its output on the full exact test set. With data: 512
@@ -133,7 +133,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     document = {"rows": [asdict(row) for row in rows], "environment": known}
     (out / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
     note = (
-        "Made by `python samples/benchmarks/svd_posttraining.py --source DIR` on "
+        "Made by `python -m samples.benchmarks.svd_posttraining --source DIR` on "
         f"{known['cpu']} ({known['cores']} cores), onnxruntime {known['onnxruntime']}, numpy "
         f"{known['numpy']}. Top-1 in percent on the 10,000 exact CIFAR-10 test images, in brackets "
         "the share of parameters left; calibration on 512 training images without labels; no "
