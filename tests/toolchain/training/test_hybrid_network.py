@@ -1,0 +1,110 @@
+"""Networks for quantisation-aware training against onnxruntime, and what they export."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from passes.cleanup import finish, prepare
+from passes.escalate import EscalatePass
+from passes.escalate_config import EscalateConfig
+from passes.framework import Context
+from passes.fuse import FusePass
+from passes.penni import PenniPass
+from passes.penni_config import PenniConfig
+from runtimes import ort
+from runtimes.operators.hybrid_conv import is_hybrid_conv, read_weights
+from tests.passes.contract_models import Builder
+from toolchain.errors import UsageError
+from toolchain.layerwise import ArrayCalibration
+from toolchain.training.batches import TensorBatches
+from toolchain.training.hybrid_network import HybridNetwork
+from toolchain.training.train_config import TrainConfig
+from toolchain.training.trainer import Trainer
+
+
+def images(samples, seed=0):
+    return np.random.default_rng(seed).standard_normal((samples, 3, 9, 7)).astype(np.float32)
+
+
+def network():
+    net = Builder(1)
+    stem = net.op("Relu", net.conv("x", 3, 10, pads=[1] * 4))
+    x = net.op("Relu", net.conv(stem, 10, 10, pads=[1] * 4))
+    x = net.op("Relu", net.op("Add", net.conv(x, 10, 10, pads=[1] * 4), stem))
+    x = net.op("Flatten", net.op("GlobalAveragePool", x))
+    return net.model(net.op("Gemm", x, net.array("fc.w", 10, 4), net.array("fc.b", 4)))
+
+
+def models(bits):
+    """Decomposed in float, and quantised."""
+    model = prepare(ir.from_proto(network()))
+    PenniPass(PenniConfig(rank=4, min_weights=0))(model)
+    FusePass()(model)
+    decomposed = finish(model.clone())
+    calibration = ArrayCalibration([{"x": images(64)}], threads=1)
+    EscalatePass(EscalateConfig(bits=bits), Context(calibration=calibration))(model)
+    return decomposed, finish(model)
+
+
+def outputs(model, x):
+    return ort.run(ort.session_of(model), {"x": x})[0]
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_forward_is_that_of_onnxruntime_but_for_rounded_responses(bits) -> None:
+    decomposed, quantised = models(bits)
+    x = images(16, 1)
+    with torch.no_grad():
+        y = HybridNetwork(quantised).eval()(torch.from_numpy(x)).numpy()
+        real = HybridNetwork(decomposed).eval()(torch.from_numpy(x)).numpy()
+    expected = outputs(quantised, x)
+    assert np.linalg.norm(y - expected) < 0.03 * np.linalg.norm(expected)
+    np.testing.assert_allclose(real, outputs(decomposed, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_export_before_training_gives_back_the_same_integers(bits) -> None:
+    _, quantised = models(bits)
+    exported = HybridNetwork(quantised).exported()
+    pairs = zip(quantised.graph, exported.graph, strict=True)
+    for old, new in ((old, new) for old, new in pairs if is_hybrid_conv(old)):
+        for key in ("symbols", "levels", "basis", "shift"):
+            np.testing.assert_array_equal(
+                getattr(read_weights(old), key), getattr(read_weights(new), key)
+            )
+    np.testing.assert_array_equal(outputs(exported, images(4)), outputs(quantised, images(4)))
+
+
+def test_training_moves_ternary_towards_the_float_network_and_the_file_has_it(tmp_path) -> None:
+    decomposed, quantised = models(2)
+    x = images(256, 2)
+    target = outputs(decomposed, x)
+    tuned = HybridNetwork(quantised, decomposed)
+    batches = TensorBatches(
+        tensors=(torch.from_numpy(x), torch.from_numpy(target)), size=32, shuffle=True
+    )
+    config = TrainConfig(epochs=15, optimizer="adam", lr=5e-3, channels_last=False)
+
+    def loss(model, batch):
+        return torch.nn.functional.mse_loss(model(batch[0]), batch[1])
+
+    Trainer(tuned, batches, config, loss=loss).run()
+    path = tmp_path / "tuned.onnx"
+    ort.save(tuned.exported(), path)
+    written = ir.load(path)
+    fresh = images(128, 3)
+    expected = outputs(decomposed, fresh)
+    before = np.linalg.norm(outputs(quantised, fresh) - expected)
+    after = np.linalg.norm(outputs(written, fresh) - expected)
+    assert after < 0.8 * before
+    for node in written.graph:
+        if is_hybrid_conv(node):
+            assert np.abs(read_weights(node).symbols).max() == 1
+
+
+def test_an_operator_without_a_rule_is_refused_by_name() -> None:
+    net = Builder(0)
+    model = ir.from_proto(net.model(net.op("Erf", net.conv("x", 3, 4))))
+    with pytest.raises(UsageError, match="Erf cannot be trained through"):
+        HybridNetwork(model)
