@@ -121,7 +121,7 @@ def _within(
 
 def _stored(layer: Layer) -> int:
     tensors = (v.const_value for v in layer.node.inputs if v is not None)
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    return int(sum(tensor.nbytes for tensor in tensors if tensor is not None))
 
 
 def _dense(layer: Layer) -> int:

@@ -93,7 +93,8 @@ class Network:
         replaced: Replaced,
     ) -> onnxruntime.InferenceSession:
         """A session that runs the named nodes; `inputs` gives onnx element types."""
-        nodes, tensors = [], {}
+        nodes: list[onnx.NodeProto] = []
+        tensors: dict[str, onnx.TensorProto] = {}
         for node in self.graph.node:
             if node.name not in names:
                 continue

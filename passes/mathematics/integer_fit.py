@@ -112,8 +112,7 @@ def _nearest(W: Array, s: Array, largest: int) -> Array:
 def _first_scales(W: Array, weights: Array, largest: int, groups: NDArray[np.int64]) -> Array:
     """For every row and group the s of the least Σ H_nn·(W − s·v)², (K, groups)."""
     count = int(groups.max()) + 1
-    peak = np.zeros((len(W), count))
-    np.maximum.at(peak, (slice(None), groups), np.abs(W))
+    peak = np.stack([np.abs(W[:, groups == g]).max(axis=1, initial=0) for g in range(count)], 1)
     peak[peak == 0] = 1.0
     member = np.zeros((W.shape[1], count))
     member[np.arange(W.shape[1]), groups] = 1.0

@@ -49,7 +49,7 @@ class Affine:
     def quantize(self, x: Array32) -> Array32:
         """Code of x less its zero point: whole numbers, as float32."""
         low, high = -self.zero_point, LEVELS - self.zero_point
-        return np.clip(np.rint(x / np.float32(self.scale)), low, high)
+        return np.asarray(np.clip(np.rint(x / np.float32(self.scale)), low, high), np.float32)
 
     def restore(self, x: Array32) -> Array32:
         """What x is after quantisation: x̂."""

@@ -21,6 +21,7 @@ zero, and as positions of these (`runtimes.operators.positions`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -228,7 +229,7 @@ def make_node(
         The node (one uint8 output) and its new initializers.
     """
     packed = encode_symbols(weights.symbols)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "basis": weights.basis,
         "shift": weights.shift,
         "values": packed.values,
@@ -310,7 +311,7 @@ def read_scale(node: ir.Node, which: str) -> tuple[float, int]:
     return float(scale), int(zero)
 
 
-def _array(node: ir.Node, key: str) -> NDArray[np.generic]:
+def _array(node: ir.Node, key: str) -> NDArray[Any]:
     index = (*INPUTS, *RESIDUAL_INPUTS).index(key)
     value = node.inputs[index]
     if value is None or value.const_value is None:

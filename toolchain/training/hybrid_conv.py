@@ -47,6 +47,10 @@ class HybridConv2d(nn.Module):
             without them training starts on the codes.
     """
 
+    basis: Tensor
+    unit: Tensor
+    mask: Tensor
+
     def __init__(self, node: ir.Node, start: DecomposedWeights | None = None) -> None:
         super().__init__()
         weights, geometry = read_weights(node), read_geometry(node)
@@ -102,8 +106,8 @@ class HybridConv2d(nn.Module):
             geometry.strides,
             dilation=geometry.dilations,
         )
-        y = self.output(y if residual is None else y + residual)
-        return y
+        rounded: Tensor = self.output(y if residual is None else y + residual)
+        return rounded
 
     @torch.no_grad()
     def weights(self) -> HybridWeights:
