@@ -128,7 +128,7 @@ def _dense(layer: Layer) -> int:
     if not isinstance(layer, DecomposedLayer):
         return _stored(layer)
     K, C, _ = layer.weights.coefficients.shape
-    return 4 * (K * C * layer.weights.basis[0].size + K)
+    return int(4 * (K * C * layer.weights.basis[0].size + K))
 
 
 def _sensitivity(walk: LayerwiseWalk, layer: Layer, coarsest: Quantised) -> float:

@@ -93,7 +93,7 @@ def _stored_by(node: ir.Node) -> Iterable[tuple[str, ir.Value, float]]:
     if hybrid_conv.is_hybrid_conv(node):
         packed, weights = hybrid_conv.read_packed(node), hybrid_conv.read_weights(node)
         bounds = _bounds(weights.symbols, packed.block)
-        keys = hybrid_conv.INPUTS
+        keys: tuple[str, ...] = hybrid_conv.INPUTS
     elif decomposed_conv.is_decomposed_conv(node):
         factors = decomposed_conv.read_weights(node)
         values = node.inputs[2]

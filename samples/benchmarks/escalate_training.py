@@ -55,7 +55,7 @@ def top1(model: ir.Model, batches: Batches) -> float:
 @click.option("--epochs", type=int, default=4)
 @click.option("--images", type=int, default=50_000)
 @click.option("--batch", type=int, default=128)
-@click.option("--lr", type=float, default=3e-3)
+@click.option("--lr", type=float, default=1e-3)
 def main(
     start: Path,
     path: Path,

@@ -19,6 +19,10 @@ from passes.mathematics.hybrid_fit import INT8
 from runtimes.operators.decomposed_conv import DecomposedWeights, read_geometry
 from runtimes.operators.hybrid_conv import HybridWeights, read_scale, read_weights
 
+INSIDE = 0.25
+"""How far from its code a latent coefficient may start. Half a step would be its edge, where the
+first updates turn many codes at once: the loss then grows before it falls."""
+
 
 def round_through(x: Tensor) -> Tensor:
     """Rounds half to even; the gradient is that of the identity."""
@@ -43,8 +47,8 @@ class HybridConv2d(nn.Module):
 
     Args:
         node: the operator, quantised by `escalate`.
-        start: the real factors it was quantised from, for latent coefficients between the codes;
-            without them training starts on the codes.
+        start: the real factors it was quantised from. Latent coefficients start at the codes, and
+            with these where in the cell of its code each one lies.
     """
 
     basis: Tensor
@@ -70,6 +74,7 @@ class HybridConv2d(nn.Module):
         latent, mask = symbols, symbols != 0
         if start is not None:
             latent, mask = _latent(start, basis) / unit[:, None], start.coefficients != 0
+            latent = np.clip(latent, symbols - INSIDE, symbols + INSIDE)
         self.register_buffer("basis", _tensor(basis))
         self.register_buffer("unit", _tensor(unit))
         self.register_buffer("mask", _tensor(mask))
