@@ -19,9 +19,10 @@ from passes.cost import layer_costs, layer_name, model_cost, with_sample_shapes
 from passes.framework import CompressionPass, ConfigError, Plan, PlanError
 from passes.fuse import FusePass
 from passes.mathematics.allocation import BudgetError
+from passes.mathematics.decomposition import Factors
 from passes.penni_config import PenniConfig
 from passes.penni_decision import decide, read_settings
-from passes.penni_fit import FittedLayer, fit_network
+from passes.penni_fit import fit_network
 from passes.penni_plan import LayerPlan, Request, plan_network
 from passes.select import SelectPass
 from passes.shrink import ShrinkPass
@@ -67,7 +68,7 @@ class PenniPass(CompressionPass):
         """Fits the planned layers and replaces their nodes."""
         if plan.pass_name != self.name:
             raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
-        layers = {layer.name: layer for layer in _readable(model)}
+        layers = {layer.name: layer for layer in readable_convs(model)}
         settings = {each.layer: read_settings(each, layers) for each in plan.applied}
         context = self.context
         fitted = fit_network(
@@ -78,7 +79,7 @@ class PenniPass(CompressionPass):
             seed=context.seed,
             progress=lambda done, total, label: context.progress(done, total, f"fit {label}"),
         )
-        _rewrite(model, layers, fitted)
+        rewrite(model, layers, {name: result.factors for name, result in fitted.items()})
         costs = layer_costs(model)
         return replace(
             plan,
@@ -154,7 +155,7 @@ def _read(node: ir.Node) -> tuple[ConvLayer | None, str | None]:
         return None, str(error)
 
 
-def _readable(model: ir.Model) -> list[ConvLayer]:
+def readable_convs(model: ir.Model) -> list[ConvLayer]:
     """All convolutions that can be rewritten, in graph order."""
     shaped, _ = with_sample_shapes(model)
     read = (_read(node)[0] for node in shaped.graph if _is_conv(node))
@@ -185,20 +186,25 @@ def _of_layers(request: Request, model: ir.Model, layers: list[ConvLayer]) -> Re
     return replace(request, macs=left) if key == "macs" else replace(request, params=left)
 
 
-def _rewrite(
-    model: ir.Model, layers: Mapping[str, ConvLayer], fitted: Mapping[str, FittedLayer]
+def rewrite(
+    model: ir.Model, layers: Mapping[str, ConvLayer], factors: Mapping[str, Factors]
 ) -> None:
-    """Replaces the fitted layers' nodes; the names of nodes and values stay."""
+    """Replaces convolutions by their factors, in place; the names of nodes and values stay.
+
+    Args:
+        model: prepared model.
+        layers: convolutions by name, at least those that have factors.
+        factors: by layer name, with the bias that the layer is to have.
+    """
     nodes = {layer_name(node): node for node in model.graph if _is_conv(node)}
     op_types = []
-    for name, result in fitted.items():
-        old, factors = nodes[name], result.factors
+    for name, result in factors.items():
         weights = DecomposedWeights(
-            basis=factors.basis, coefficients=factors.coefficients, bias=factors.bias
+            basis=result.basis, coefficients=result.coefficients, bias=result.bias
         )
-        x = old.inputs[0]
+        x = nodes[name].inputs[0]
         assert x is not None
         new, initializers = make_node(x, weights, layers[name].geometry, name=name)
-        replace_node(old, [new], initializers)
+        replace_node(nodes[name], [new], initializers)
         op_types.append(new.op_type)
     add_functions(model, op_types)

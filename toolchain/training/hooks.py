@@ -35,6 +35,9 @@ class Hook:
     def after_step(self, model: nn.Module) -> None:
         """Called after every step of the optimiser."""
 
+    def after_run(self, model: nn.Module) -> None:
+        """Called when all epochs are done."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty(Hook):

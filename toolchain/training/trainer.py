@@ -110,6 +110,8 @@ class Trainer:
             record["seconds"] = time.perf_counter() - start
             self.history.append(record)
             self._store()
+        for hook in self._hooks:
+            hook.after_run(self.model)
         return self.history
 
     def _train_epoch(self, epoch: int) -> Record:

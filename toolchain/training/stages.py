@@ -1,0 +1,249 @@
+"""A compression run as a list of stages: train with penalties, prune, train on with zeros held.
+
+Every stage works on the model in place and reports metrics. A stage that trains keeps its state
+in a folder of its own, so that a run that was killed continues in the middle of it, and passes
+over those that are done.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from passes.cost import model_cost
+from passes.framework import ConfigError, Progress
+from toolchain.model_io import save_model
+from toolchain.training.batches import Dataset
+from toolchain.training.decomposed_conv import DecomposeConfig, decompose, decomposed_convs
+from toolchain.training.distillation import distillation_loss
+from toolchain.training.export import exported
+from toolchain.training.hooks import Hook, Penalty
+from toolchain.training.log import write_json
+from toolchain.training.penni import Alternation, BalancedFactors
+from toolchain.training.pruning import Masks, PruneConfig, prune, report_sparsity
+from toolchain.training.train_config import TrainConfig
+from toolchain.training.trainer import Loss, Trainer, classification_loss, top1
+
+TEST_BATCH = 1000
+RESULT = "result.json"
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """What stages work on.
+
+    Attributes:
+        model: changed by the stages.
+        data: to train and to measure on.
+        folder: of checkpoints, logs and results; None keeps nothing.
+        progress: called while a stage trains.
+        masks: zeros that are held from here on; None before the first pruning.
+        teacher: the model before it was decomposed, to distill from.
+    """
+
+    model: nn.Module
+    data: Dataset
+    folder: Path | None = None
+    progress: Progress = lambda done, total, label: None
+    masks: Masks | None = None
+    teacher: nn.Module | None = None
+
+    def top1(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy on the test data in percent."""
+        model.eval()
+        with torch.no_grad():
+            return top1(model, self.data.test(TEST_BATCH))
+
+
+class Stage(ABC):
+    """One step of a run; a frozen dataclass of options."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
+        """Does its work on `run`, keeps files in `folder`, returns metrics for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage(Stage):
+    """Trains, with all masks held that earlier stages made.
+
+    Attributes:
+        config: of the trainer.
+        batch: samples of a step.
+        penalties: added to the loss.
+        alternate: epochs for which coefficients and bases of decomposed convolutions are trained
+            in turn; 0 trains both at once.
+        distill: share of the loss that compares with the outputs of the dense model.
+        temperature: of that comparison.
+    """
+
+    name: ClassVar[str] = "train"
+
+    config: TrainConfig
+    batch: int = 128
+    penalties: tuple[Penalty, ...] = ()
+    alternate: int = 0
+    distill: float = 0.0
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            ConfigError: an option makes no sense.
+        """
+        for name, least in (("batch", 1), ("alternate", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        if not 0 <= self.distill <= 1:
+            raise ConfigError(f"distill is {self.distill:g}, expected a share from 0 to 1")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature:g}, expected more than 0")
+
+    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
+        """Returns loss and metrics after the last epoch, and the time of all.
+
+        Raises:
+            ConfigError: nothing was decomposed that could alternate or be distilled from.
+        """
+        trainer = Trainer(
+            run.model,
+            run.data.train(self.batch),
+            self.config,
+            loss=self._loss(run),
+            evaluate=run.top1,
+            hooks=self._hooks(run),
+            folder=folder,
+            progress=run.progress,
+        )
+        history = trainer.run()
+        return {**history[-1], "seconds": sum(record["seconds"] for record in history)}
+
+    def _hooks(self, run: Run) -> list[Hook]:
+        hooks: list[Hook] = [*self.penalties]
+        if run.masks is not None:
+            hooks.append(run.masks)
+        if decomposed_convs(run.model):
+            hooks.append(BalancedFactors())
+        if self.alternate:
+            if not decomposed_convs(run.model):
+                raise ConfigError("alternate: no decomposed convolutions; decompose first")
+            hooks.append(Alternation(interval=self.alternate))
+        return hooks
+
+    def _loss(self, run: Run) -> Loss:
+        if not self.distill:
+            return classification_loss
+        if run.teacher is None:
+            raise ConfigError("distill: there is no dense model to learn from; decompose first")
+        return distillation_loss(run.teacher, self.distill, self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneStage(Stage):
+    """Drops small weights; later stages hold them at zero."""
+
+    name: ClassVar[str] = "prune"
+
+    config: PruneConfig
+
+    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
+        """Returns accuracy and what is left of the weights."""
+        prune(run.model, self.config)
+        run.masks = Masks.of_nonzeros(run.model)
+        report = report_sparsity(run.model)
+        counts = {"nonzero": report.nonzero, "compression": report.compression}
+        return {**run.top1(run.model), **counts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecomposeStage(Stage):
+    """Replaces convolutions by basis kernels and coefficients, both trainable."""
+
+    name: ClassVar[str] = "decompose"
+
+    config: DecomposeConfig
+
+    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
+        """Returns accuracy and, for every convolution, what was done."""
+        run.teacher = copy.deepcopy(run.model)
+        decisions = decompose(run.model, self.config)
+        return {**run.top1(run.model), "layers": {each.layer: each.reason for each in decisions}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportStage(Stage):
+    """Writes the model as ONNX, shrunk, with decomposed convolutions in their compact form.
+
+    Attributes:
+        file: name in the run's folder.
+    """
+
+    name: ClassVar[str] = "export"
+
+    file: str = "model.onnx"
+
+    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
+        """Returns what the model costs."""
+        example = next(iter(run.data.test(2)))[0]
+        model = exported(run.model, example)
+        cost = model_cost(model)
+        if run.folder is not None:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            save_model(model, run.folder / self.file)
+        return asdict(cost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came out of a run.
+
+    Attributes:
+        stages: name and metrics of each, in order.
+        sparsity: name, shape, nonzero elements, outputs and inputs left of every weight.
+    """
+
+    stages: tuple[Mapping[str, Any], ...]
+    sparsity: tuple[Mapping[str, Any], ...]
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Of the last stage."""
+        return self.stages[-1]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training."""
+        return float(sum(stage.get("seconds", 0.0) for stage in self.stages))
+
+    @property
+    def nonzero(self) -> int:
+        """Weight elements that are left."""
+        return sum(tensor["nonzero"] for tensor in self.sparsity)
+
+
+def run_stages(run: Run, stages: Sequence[Stage]) -> Outcome:
+    """Runs all stages in order and writes ``result.json`` into the run's folder."""
+    records = []
+    for number, stage in enumerate(stages, start=1):
+        folder = None if run.folder is None else run.folder / f"{number}-{stage.name}"
+        records.append({"stage": stage.name, **stage.run(run, folder)})
+    tensors = report_sparsity(run.model).tensors
+    outcome = Outcome(stages=tuple(records), sparsity=tuple(asdict(each) for each in tensors))
+    if run.folder is not None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / RESULT, asdict(outcome))
+    return outcome
+
+
+def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A model with random weights that follow from a seed."""
+    torch.manual_seed(seed)
+    return build()
