@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": ("toolchain.commands.bench", "Time models side by side."),
     "export": ("toolchain.commands.export", "Turn a torch module into a model, and check it."),
     "simulate": ("toolchain.commands.simulate", "Simulate a model on accelerators."),
+    "train": ("toolchain.commands.train", "Train for compression as a recipe says."),
     "build-ops": ("toolchain.commands.build_ops", "Build the native operator library."),
 }
 """Module and summary by command; a module is imported when its command is called."""

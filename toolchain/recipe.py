@@ -98,13 +98,21 @@ def load_recipe(path: Path) -> Recipe:
         UnreadableError: the file is missing or not YAML/TOML.
         UsageError: a key, pass or value is unknown.
     """
+    return parse_recipe(read_document(path), str(path))
+
+
+def read_document(path: Path) -> Any:
+    """Reads a YAML or TOML file.
+
+    Raises:
+        UnreadableError: the file is missing or not YAML/TOML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, TOML or a date
         reason = " ".join(str(error).split())
         raise UnreadableError(f"recipe {path}: {reason}") from error
-    return parse_recipe(data, str(path))
 
 
 def parse_recipe(data: Any, where: str) -> Recipe:
@@ -116,7 +124,7 @@ def parse_recipe(data: Any, where: str) -> Recipe:
     if not isinstance(data, dict):
         raise UsageError(f"{where}: a recipe is a mapping with the keys version and passes")
     known = [field.name for field in dataclasses.fields(Recipe)]
-    _check_keys(data, ["version", *known], where)
+    check_keys(data, ["version", *known], where)
     if data.get("version") != VERSION:
         raise UsageError(f"{where}: version is {data.get('version')!r}, this optc reads {VERSION}")
     if not data.get("passes"):
@@ -173,9 +181,10 @@ def build_pass(spec: PassSpec, context: Context) -> CompressionPass:
     pass_type = PASSES[spec.name]
     hints = typing.get_type_hints(pass_type.config_type)
     where = f"pass {spec.name}"
-    _check_keys(spec.options, list(hints), where)
+    check_keys(spec.options, list(hints), where)
     values = {
-        key: _typed(value, hints[key], f"{where}: {key}") for key, value in spec.options.items()
+        key: typed_value(value, hints[key], f"{where}: {key}")
+        for key, value in spec.options.items()
     }
     try:
         return pass_type(pass_type.config_type(**values), context)
@@ -206,7 +215,12 @@ def _check_pass(name: Any) -> None:
         raise UsageError(f"unknown pass '{name}'{did_you_mean(str(name), PASSES)}")
 
 
-def _check_keys(given: Iterable[str], known: list[str], where: str) -> None:
+def check_keys(given: Iterable[str], known: list[str], where: str) -> None:
+    """Refuses a key that is not known, naming the nearest one.
+
+    Raises:
+        UsageError: there is such a key.
+    """
     for key in given:
         if key not in known:
             raise UsageError(f"{where}: unknown option '{key}'{did_you_mean(str(key), known)}")
@@ -219,8 +233,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f", did you mean '{near[0]}'?" if near else f" (known: {', '.join(known)})"
 
 
-def _typed(value: Setting, hint: Any, where: str) -> Setting:
-    """Converts an option to the type its configuration field declares."""
+def typed_value(value: Setting, hint: Any, where: str) -> Setting:
+    """Converts an option to the type its configuration field declares.
+
+    Raises:
+        UsageError: it has no such value; the message begins with `where`.
+    """
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         alternatives = typing.get_args(hint)
         if value is None or str(value).lower() == "none":

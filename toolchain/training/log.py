@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.console import finite
+from toolchain.errors import UnreadableError
 
 Record = dict[str, float]
 """What is known of one epoch: number, loss, penalty, learning rate, metrics, seconds."""
@@ -26,6 +27,23 @@ def write_csv(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Writes a document; infinities and NaNs become null."""
     _replace(path, json.dumps(finite(document), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a document.
+
+    Raises:
+        UnreadableError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def json_form(document: Any) -> Any:
+    """What `read_json` returns after `write_json` of a document."""
+    return json.loads(json.dumps(finite(document)))
 
 
 def _replace(path: Path, text: str) -> None:

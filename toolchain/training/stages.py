@@ -201,6 +201,12 @@ class ExportStage(Stage):
         return asdict(cost)
 
 
+STAGES: Mapping[str, type[Stage]] = {
+    stage.name: stage for stage in (TrainStage, PruneStage, DecomposeStage, ExportStage)
+}
+"""By the name that recipes use."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came out of a run.

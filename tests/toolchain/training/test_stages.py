@@ -5,19 +5,10 @@ from torch import nn
 
 from passes.framework import ConfigError
 from tests.toolchain.training import tiny
-from toolchain.training.batches import Dataset, TensorBatches
 from toolchain.training.hooks import Penalty
 from toolchain.training.pruning import PruneConfig
 from toolchain.training.stages import RESULT, PruneStage, Run, TrainStage, run_stages, seeded
 from toolchain.training.train_config import TrainConfig
-
-
-def dataset() -> Dataset:
-    train, test = tiny.data(256), tiny.data(200, seed=1)
-    return Dataset(
-        train=lambda size: TensorBatches(tensors=train.tensors, size=size, shuffle=True),
-        test=lambda size: TensorBatches(tensors=test.tensors, size=size),
-    )
 
 
 def stages(epochs: int = 8) -> list:
@@ -31,7 +22,7 @@ def stages(epochs: int = 8) -> list:
 
 
 def test_train_prune_finetune_keeps_accuracy_and_zeros(tmp_path) -> None:
-    run = Run(model=tiny.network(), data=dataset(), folder=tmp_path)
+    run = Run(model=tiny.network(), data=tiny.dataset(), folder=tmp_path)
     outcome = run_stages(run, stages())
     trained, pruned, tuned = (stage["top1"] for stage in outcome.stages)
     assert tuned >= trained - 5 and tuned >= pruned
@@ -49,7 +40,7 @@ def test_finished_stages_are_passed_over(tmp_path) -> None:
         count: list[int] = []
         run = Run(
             model=tiny.network(),
-            data=dataset(),
+            data=tiny.dataset(),
             folder=tmp_path,
             progress=lambda done, total, label, count=count: count.append(done),
         )
@@ -69,7 +60,8 @@ def test_distillation_and_alternation_need_decomposed_layers() -> None:
     for options in ({"alternate": 1}, {"distill": 0.5}):
         with pytest.raises(ConfigError, match="decompose first"):
             run_stages(
-                Run(model=tiny.network(), data=dataset()), [TrainStage(config=config, **options)]
+                Run(model=tiny.network(), data=tiny.dataset()),
+                [TrainStage(config=config, **options)],
             )
 
 

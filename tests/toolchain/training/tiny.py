@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from toolchain.training.batches import TensorBatches
+from toolchain.training.batches import Dataset, TensorBatches
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -31,3 +31,11 @@ def data(samples: int = 96, *, seed: int = 0, shuffle: bool = True) -> TensorBat
         row, column = divmod(label, 2)
         image[0, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3] += 1
     return TensorBatches(tensors=(images, labels), size=32, shuffle=shuffle)
+
+
+def dataset() -> Dataset:
+    train, test = data(256), data(200, seed=1)
+    return Dataset(
+        train=lambda size: TensorBatches(tensors=train.tensors, size=size, shuffle=True),
+        test=lambda size: TensorBatches(tensors=test.tensors, size=size),
+    )
