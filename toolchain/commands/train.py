@@ -64,6 +64,7 @@ def command(
     known = environment(threads) | {"torch": torch.__version__, "device": str(place)}
     document = {
         "schema": SCHEMA,
+        "recipe": str(recipe),
         "seed": loaded.seed,
         "folder": str(folder),
         "runs": [{"strength": factor, **asdict(outcome)} for factor, outcome in outcomes],
