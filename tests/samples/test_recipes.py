@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from toolchain.data_sources import find_function  # noqa: E402
-from toolchain.training.recipe import load_training_recipe  # noqa: E402
+from toolchain.data_sources import find_function
+from toolchain.training.recipe import load_training_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "samples" / "recipes").glob("*.yaml"))
 
