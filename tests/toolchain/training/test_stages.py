@@ -1,13 +1,26 @@
 import json
+import random
+from pathlib import Path
 
 import pytest
 from torch import nn
 
 from passes.framework import ConfigError
 from tests.toolchain.training import tiny
+from toolchain.training.decomposed_conv import DecomposeConfig
 from toolchain.training.hooks import Penalty
 from toolchain.training.pruning import PruneConfig
-from toolchain.training.stages import RESULT, PruneStage, Run, TrainStage, run_stages, seeded
+from toolchain.training.stages import (
+    RESULT,
+    DecomposeStage,
+    Outcome,
+    PruneStage,
+    Run,
+    Stage,
+    TrainStage,
+    run_stages,
+    seeded,
+)
 from toolchain.training.train_config import TrainConfig
 
 
@@ -48,6 +61,50 @@ def test_finished_stages_are_passed_over(tmp_path) -> None:
         steps.append(len(count))
     assert steps == [8 * 2 + 8 * 3, 0]
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_run_that_stops_anywhere_ends_as_if_it_had_not(tmp_path) -> None:
+    """Alternation, distillation and masks continue as well; the seed is in pytest's header."""
+
+    def penni_run(folder: Path, stop: int | None = None) -> Outcome:
+        left = iter(range(stop or 10**9))
+
+        def count(done: int, total: int, label: str) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        run = Run(model=tiny.network(), data=tiny.dataset(), folder=folder, progress=count)
+        return run_stages(run, penni_stages())
+
+    def without_time(outcome: Outcome) -> list:
+        return [{k: v for k, v in each.items() if k != "seconds"} for each in outcome.stages]
+
+    expected = penni_run(tmp_path / "whole")
+    stop = random.randint(1, 8 * 4 + 8 * 2 - 1)  # steps of both trainings
+    with pytest.raises(KeyboardInterrupt):
+        penni_run(tmp_path / "stopped", stop)
+    resumed = penni_run(tmp_path / "stopped")
+    assert without_time(resumed) == without_time(expected)
+    assert resumed.sparsity == expected.sparsity
+
+
+def penni_stages() -> list[Stage]:
+    coefficients = ("*.coefficients",)
+    penalty = Penalty(regularizer="l1", strength=1e-3, parameters=coefficients)
+    train = TrainStage(
+        config=TrainConfig(epochs=4, lr=0.02),
+        batch=32,
+        penalties=(penalty,),
+        alternate=1,
+        distill=0.3,
+    )
+    rule = PruneConfig(rule="deviation", value=0.8, parameters=coefficients)
+    return [
+        DecomposeStage(config=DecomposeConfig(rank=4)),
+        train,
+        PruneStage(config=rule),
+        TrainStage(config=TrainConfig(epochs=2, lr=0.01), batch=32),
+    ]
 
 
 def test_models_follow_from_their_seed() -> None:
