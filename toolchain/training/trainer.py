@@ -5,6 +5,7 @@ generators are seeded anew at its start. A checkpoint after each epoch thus need
 state, and a run that was killed continues as if nothing had happened (bit for bit on a CPU).
 """
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -205,7 +206,8 @@ def _plain(config: TrainConfig) -> dict[str, object]:
 
 
 def _seed_generators(seed: int, epoch: int) -> None:
-    """Seeds torch (all devices) and numpy for one epoch."""
+    """Seeds torch (all devices), numpy and Python for one epoch."""
     state = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     torch.manual_seed(state)
-    np.random.seed(state)  # augmentation of users may draw from it
+    np.random.seed(state)  # augmentation of users may draw from these
+    random.seed(state)
