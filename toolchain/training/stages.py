@@ -156,8 +156,8 @@ class PruneStage(Stage):
 
     def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
         """Returns accuracy and what is left of the weights."""
-        prune(run.model, self.config)
-        run.masks = Masks.of_nonzeros(run.model)
+        dropped = prune(run.model, self.config)
+        run.masks = Masks(kept={**Masks.of_nonzeros(run.model).kept, **dropped.kept})
         report = report_sparsity(run.model)
         counts = {"nonzero": report.nonzero, "compression": report.compression}
         return {**run.top1(run.model), **counts}

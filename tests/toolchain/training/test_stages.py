@@ -3,6 +3,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from passes.framework import ConfigError
@@ -61,6 +62,17 @@ def test_finished_stages_are_passed_over(tmp_path) -> None:
         steps.append(len(count))
     assert steps == [8 * 2 + 8 * 3, 0]
     assert outcomes[0] == outcomes[1]
+
+
+def test_all_zeros_are_held_those_of_biases_as_well() -> None:
+    run = Run(model=tiny.network(), data=tiny.dataset())
+    rule = PruneConfig(rule="sparsity", value=0.5, biases=True, parameters=("9.*",))
+    with torch.no_grad():
+        run.model[3].weight[0] = 0  # zeros from elsewhere
+    train = TrainStage(config=TrainConfig(epochs=1, lr=0.1), batch=32)
+    run_stages(run, [PruneStage(config=rule), train])
+    assert int((run.model[9].bias == 0).sum()) == 2
+    assert not run.model[3].weight[0].any()
 
 
 def test_a_run_that_stops_anywhere_ends_as_if_it_had_not(tmp_path) -> None:
