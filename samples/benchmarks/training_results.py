@@ -1,7 +1,7 @@
 """Tables of training runs, from what `optc train --json` printed.
 
     optc train samples/recipes/NAME.yaml --seed S --threads 1 --json > LOGS/NAME-S.json
-    python samples/benchmarks/training_results.py --logs LOGS --out samples/results
+    python -m samples.benchmarks.training_results --logs LOGS
 
 Writes one table a paper (Markdown) and what it is made of (JSON). Without --logs the tables are
 written anew from the stored numbers.
@@ -142,7 +142,7 @@ def note(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         "Each run: `optc train samples/recipes/NAME.yaml --seed S --threads 1 --json > "
         "LOGS/NAME-S.json` with OPTC_DATA set; the table: `python "
-        "samples/benchmarks/training_results.py --logs LOGS`. Recipes: "
+        "-m samples.benchmarks.training_results --logs LOGS`. Recipes: "
         + ", ".join(f"`{name}`" for name in dict.fromkeys(row["recipe"] for row in rows))
         + f". {known['cpu']}, one thread at low priority on a shared machine (times are wall "
         f"time and an upper bound), torch {known['torch']}. Accuracy on the full exact test set "
