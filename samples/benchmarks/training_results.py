@@ -139,14 +139,15 @@ def _seconds(row: Mapping[str, Any]) -> float:
 def note(rows: Sequence[Mapping[str, Any]]) -> str:
     """How the numbers came about."""
     known = rows[0]["environment"]
+    recipes = ", ".join(f"`{name}`" for name in dict.fromkeys(row["recipe"] for row in rows))
     return (
         "Each run: `optc train samples/recipes/NAME.yaml --seed S --threads 1 --json > "
         "LOGS/NAME-S.json` with OPTC_DATA set; the table: `python "
-        "-m samples.benchmarks.training_results --logs LOGS`. Recipes: "
-        + ", ".join(f"`{name}`" for name in dict.fromkeys(row["recipe"] for row in rows))
-        + f". {known['cpu']}, one thread at low priority on a shared machine (times are wall "
-        f"time and an upper bound), torch {known['torch']}. Accuracy on the full exact test set "
-        "after the last epoch, never the best one."
+        f"-m samples.benchmarks.training_results --logs LOGS`. Recipes: {recipes}. "
+        f"{known['cpu']}, one thread at low priority on a shared machine that also suspended it "
+        "(times are wall time, far above what a free core takes), "
+        f"torch {known['torch']}. Accuracy on the full exact test set after the last epoch, never "
+        "the best one."
     )
 
 
@@ -157,7 +158,8 @@ EXPLAINED = {
         "zero elements as well, and could not confirm the element-wise claims of the paper. "
         "Our runs differ from the authors' code, which trains 250 + 100 epochs of batches of 100 "
         "and prunes once: batches of 500 in bfloat16, and two or three rounds of pruning. Their "
-        "figures for MNIST are not in the abstract and are not quoted."
+        "figures for MNIST are not in the abstract and are not quoted. Rows of fewer than three "
+        "seeds, and recipes in `samples/recipes` without a row, are outstanding."
     ),
     PENNI: (
         "From trained weights (91.73 % dense); 2 epochs with the penalty (coefficients, then "
