@@ -11,7 +11,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.conv import ConvLayer
 from passes.escalate_config import EscalateConfig
 from passes.escalate_graph import Codes, constant, dequantize, quantize
 from passes.escalate_layers import DecomposedLayer, DenseLayer, Layer, name_of
@@ -20,7 +19,7 @@ from passes.mathematics.fit import Samples
 from passes.mathematics.hybrid_fit import Effort, HybridFit, fit_dense, fit_grouped, fit_hybrid
 from passes.mathematics.patches import pixel_rows
 from passes.mathematics.quantization import Affine, calibrate
-from passes.penni_fit import draw_patches
+from passes.rows import draw_rows
 from runtimes.operators.hybrid_conv import HybridWeights, make_node
 
 Array32 = NDArray[np.float32]
@@ -125,20 +124,17 @@ def _samples(layer: Layer, maps: LayerMaps, rows: int, rng: np.random.Generator)
         patches = np.concatenate(maps.inputs)
         picks = [np.arange(len(batch)) for batch in maps.inputs]
     else:
-        patches, picks = draw_patches(maps, _as_conv(layer), rows, rng)
+        kernel = (
+            layer.weight.shape[2:]
+            if isinstance(layer, DenseLayer)
+            else layer.weights.basis.shape[1:]
+        )
+        patches, picks = draw_rows(maps, kernel, layer.geometry, rows, rng)
     return Samples(
         patches=patches,
         targets=pixel_rows(maps.targets, picks),
         shortcut=None if maps.shortcut is None else pixel_rows(maps.shortcut, picks),
         relu=maps.relu,
-    )
-
-
-def _as_conv(layer: Layer) -> ConvLayer:
-    """What drawing patches needs of a layer."""
-    dense = layer.weight if isinstance(layer, DenseLayer) else layer.weights.dense()
-    return ConvLayer(
-        name=name_of(layer), weight=dense, bias=None, geometry=layer.geometry, output_positions=None
     )
 
 

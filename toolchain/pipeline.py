@@ -13,8 +13,8 @@ from passes.cleanup import OpsetError, finish, prepare
 from passes.framework import CompressionPass, ConfigError, Context, Plan, PlanError, Progress
 from passes.lower import LowerPass
 from passes.select import SelectPass
-from runtimes.operators.decomposed_conv import is_decomposed_conv
 from passes.storage import int8_bytes, storage
+from runtimes.operators.decomposed_conv import is_decomposed_conv
 from runtimes.ort import SessionError
 from toolchain.data import Data, random_data
 from toolchain.environment import environment

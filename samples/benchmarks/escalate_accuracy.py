@@ -1,6 +1,6 @@
 """Accuracy and size of `optc transform --pass escalate` on CIFAR-10 ResNets, against int8.
 
-    python -m samples.benchmarks.escalate_accuracy --source DIR --out samples/results
+    python -m samples.benchmarks.escalate_accuracy --source DIR
 
 DIR holds `models/` and `cifar10/` (see samples/README.md). Networks are decomposed by `penni` at
 some budgets and then quantised with 8, 4 and 2 bits a coefficient, calibrated on the same 512
@@ -9,20 +9,25 @@ training images without labels; int8 is onnxruntime's static quantisation as in
 that the JSON file in --out holds already are not measured again. Also draws accuracy over size.
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
+import numpy as np
 
-from samples.benchmarks.trained_latency import quantise
-from toolchain.environment import environment
+from samples.benchmarks.results import (
+    RESULTS,
+    machine,
+    make_data,
+    optc,
+    publish,
+    store,
+    stored,
+    table,
+)
+from samples.benchmarks.rivals import quantise
 from toolchain.svg import Cloud, Point, scatter
 
 NAME = "escalate_accuracy"
@@ -56,34 +61,19 @@ class Row:
     parts: dict[str, int] | None = None
 
 
-def run(*arguments: str | Path) -> Any:
-    """Runs an optc command and returns its JSON.
-
-    Raises:
-        SystemExit: the command failed.
-    """
-    command = [sys.executable, "-m", "toolchain.cli", *map(str, arguments), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        sys.exit(f"optc {' '.join(map(str, arguments))}: exit code {done.returncode}")
-    return json.loads(done.stdout)
-
-
 def score(path: Path, work: Path) -> float:
     """Top-1 in percent, in stock onnxruntime."""
-    result = run("eval", path, "--data", work / "eval_full.npz", "--no-native")
+    result, _ = optc("eval", path, "--data", work / "eval_full.npz", "--no-native")
     return 100 * float(result["top1"])
 
 
-class Table:
+class Measured:
     """Rows, stored as soon as they are measured."""
 
     def __init__(self, out: Path) -> None:
         """Reads what is stored."""
-        self._path = out / f"{NAME}.json"
-        stored = json.loads(self._path.read_text()) if self._path.exists() else {"rows": []}
-        self.rows = [Row(**row) for row in stored["rows"]]
-        self.known = {**environment(), "cores": str(os.cpu_count())}
+        self._out = out
+        self.rows = [Row(**row) for row in stored(NAME, out)[0]]
 
     def has(self, model: str, form: str) -> bool:
         """Whether a row is stored."""
@@ -92,16 +82,15 @@ class Table:
     def add(self, row: Row) -> None:
         """Stores a row."""
         self.rows.append(row)
-        document = {"rows": [asdict(each) for each in self.rows], "environment": self.known}
-        self._path.write_text(json.dumps(document, indent=2) + "\n")
+        store(NAME, self.rows, machine(), self._out)
         click.echo(f"{row.model}, {row.form}: {row.top1:.2f}, {row.nbytes} bytes", err=True)
 
 
-def measure(table: Table, name: str, model: Path, work: Path) -> None:
-    """All forms of one network that are not in the table."""
+def measure(known: Measured, name: str, model: Path, work: Path) -> None:
+    """All forms of one network that are not measured yet."""
 
     def plain(form: str, group: str, path: Path) -> None:
-        table.add(
+        known.add(
             Row(
                 model=name,
                 form=form,
@@ -111,30 +100,30 @@ def measure(table: Table, name: str, model: Path, work: Path) -> None:
             )
         )
 
-    if not table.has(name, FLOAT):
+    if not known.has(name, FLOAT):
         plain(FLOAT, FLOAT, model)
-    if not table.has(name, INT8):
-        quantise(model, work / "calib.npz", work / "int8.onnx")
+    if not known.has(name, INT8):
+        quantise(model, np.load(work / "calib.npz")["input"], work / "int8.onnx")
         plain(INT8, INT8, work / "int8.onnx")
     for share in SHARES:
         forms = {bits: f"{share:.0%} of parameters, {bits} bits" for bits in BITS}
         decomposed, path = f"{share:.0%} of parameters, float", work / f"{name}_{share}.onnx"
-        if all(table.has(name, form) for form in (decomposed, *forms.values())):
+        if all(known.has(name, form) for form in (decomposed, *forms.values())):
             continue
         calibration = ("--calib", work / "calib.npz")
-        run("transform", model, "--pass", f"penni:params={share}", *calibration, "-o", path)
-        if not table.has(name, decomposed):
+        optc("transform", model, "--pass", f"penni:params={share}", *calibration, "-o", path)
+        if not known.has(name, decomposed):
             plain(decomposed, "penni", path)
         for bits, form in forms.items():
-            if not table.has(name, form):
-                table.add(_quantised(name, form, bits, path, work))
+            if not known.has(name, form):
+                known.add(_quantised(name, form, bits, path, work))
 
 
 def _quantised(name: str, form: str, bits: int, decomposed: Path, work: Path) -> Row:
     output = work / "out.onnx"
     option = f"escalate:bits={bits}"
     calibration = ("--calib", work / "calib.npz")
-    result = run("transform", decomposed, "--pass", option, *calibration, "-o", output)
+    result, _ = optc("transform", decomposed, "--pass", option, *calibration, "-o", output)
     return Row(
         model=name,
         form=form,
@@ -148,19 +137,23 @@ def _quantised(name: str, form: str, bits: int, decomposed: Path, work: Path) ->
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table: ratios are those of file sizes."""
-    lines = [
-        "| model | form | top-1 | file | smaller than fp32 | than int8 | file / bound |",
-        "|---|---|---|---|---|---|---|",
-    ]
     sizes = {(row.model, row.form): row.nbytes for row in rows}
+    lines = []
     for row in rows:
         whole, int8 = sizes[row.model, FLOAT], sizes[row.model, INT8]
-        over = "–" if row.bound is None else f"{row.nbytes / row.bound:.2f}"
         lines.append(
-            f"| {row.model} | {row.form} | {row.top1:.2f} | {row.nbytes / 1000:.0f} kB | "
-            f"{whole / row.nbytes:.1f}× | {int8 / row.nbytes:.1f}× | {over} |"
+            [
+                row.model,
+                row.form,
+                f"{row.top1:.2f}",
+                f"{row.nbytes / 1000:.0f} kB",
+                f"{whole / row.nbytes:.1f}×",
+                f"{int8 / row.nbytes:.1f}×",
+                "–" if row.bound is None else f"{row.nbytes / row.bound:.2f}",
+            ]
         )
-    return "\n".join(lines)
+    headers = ["model", "form", "top-1", "file", "smaller than fp32", "than int8", "file / bound"]
+    return table(headers, lines)
 
 
 def chart(rows: Sequence[Row], model: str) -> str:
@@ -187,9 +180,9 @@ def chart(rows: Sequence[Row], model: str) -> str:
     )
 
 
-def write(table: Table, out: Path) -> None:
+def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     """Writes the table as Markdown, and a chart for each network."""
-    known, rows = table.known, sorted(table.rows, key=lambda row: MODELS.index(row.model))
+    rows = sorted(rows, key=lambda row: MODELS.index(row.model))
     note = (
         "Made by `python -m samples.benchmarks.escalate_accuracy --source DIR` on "
         f"{known['cpu']}, onnxruntime {known['onnxruntime']}, numpy {known['numpy']}. Top-1 on the "
@@ -197,31 +190,25 @@ def write(table: Table, out: Path) -> None:
         "images without labels; no training. 2 bits are ternary. *file / bound*: file size over "
         "what remains if coefficients and positions take their entropy."
     )
-    text = "\n\n".join(["# ESCALATE after training", markdown(rows), note])
-    (out / f"{NAME}.md").write_text(f"{text}\n")
+    publish(NAME, ["# ESCALATE after training", markdown(rows), note], out)
     for model in dict.fromkeys(row.model for row in rows):
         (out / f"{NAME}_{model}.svg").write_text(chart(rows, model) + "\n")
-    click.echo(markdown(rows))
 
 
 @click.command()
 @click.option("--source", type=click.Path(exists=True, path_type=Path), help="Data and models.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("samples/results"))
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
 def main(source: Path | None, out: Path, models: tuple[str, ...]) -> None:
     """Measure what is missing and write the tables; without --source, only write them anew."""
-    out.mkdir(parents=True, exist_ok=True)
-    table = Table(out)
+    known = Measured(out)
     if source is not None:
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
-            make_data = Path(__file__).parents[1] / "make_data.py"
-            subprocess.run(
-                [sys.executable, make_data, "--source", source, "--out", work], check=True
-            )
+            make_data(source, work)
             for name in models:
-                measure(table, name, source / "models" / f"{name}_cifar10.onnx", work)
-    write(table, out)
+                measure(known, name, source / "models" / f"{name}_cifar10.onnx", work)
+    write(known.rows, {**machine(), **stored(NAME, out)[1]}, out)
 
 
 if __name__ == "__main__":

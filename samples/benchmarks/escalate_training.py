@@ -32,10 +32,11 @@ def distillation(teacher: nn.Module, model: nn.Module, batch: Batch) -> Tensor:
     with torch.no_grad():
         target = (teacher(inputs) / TEMPERATURE).softmax(1)
     scores = (model(inputs) / TEMPERATURE).log_softmax(1)
-    return -(target * scores).sum(1).mean() * TEMPERATURE**2
+    loss: Tensor = -(target * scores).sum(1).mean() * TEMPERATURE**2
+    return loss
 
 
-def top1(model: ir.Model, batches: Batches) -> float:
+def score(model: ir.Model, batches: Batches) -> float:
     """Percent in onnxruntime."""
     session = ort.session_of(model)
     right = total = 0
@@ -73,8 +74,8 @@ def main(
     data, network = cifar10(source, images), HybridNetwork(ir.load(path), decomposed)
     teacher = HybridNetwork(decomposed).eval()
     click.echo(
-        f"float {top1(decomposed, data.test(500)):.2f}, as quantised "
-        f"{top1(network.model, data.test(500)):.2f}"
+        f"float {score(decomposed, data.test(500)):.2f}, as quantised "
+        f"{score(network.model, data.test(500)):.2f}"
     )
     config = TrainConfig(
         epochs=epochs, optimizer="adam", lr=lr, channels_last=False, evaluate_every=epochs
@@ -84,14 +85,14 @@ def main(
         data.train(batch),
         config,
         loss=lambda model, given: distillation(teacher, model, given),
-        evaluate=lambda model: {"top1": top1(model.exported(), data.test(500))},
+        evaluate=lambda model: {"top1": score(network.exported(), data.test(500))},
         folder=folder,
     )
     for record in trainer.run():
         click.echo(record)
     tuned = network.exported()
     ir.save(tuned, out)
-    click.echo(f"tuned {top1(tuned, data.test(500)):.2f}, {out.stat().st_size} bytes")
+    click.echo(f"tuned {score(tuned, data.test(500)):.2f}, {out.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
