@@ -10,8 +10,8 @@ namespace {
 constexpr size_t kCacheBytes = 32 << 10;  // of T that stays in the first-level cache
 constexpr double kFewProducts = 192;      // vectors to add to an output channel: too few for a pass
 constexpr int64_t kFarBytes = 16 << 20;   // of X and Y of a sample: more than nearby caches hold
-constexpr size_t kFewTiles = 4;           // tiles that do not keep threads busy
-constexpr size_t kChunks = 16;            // pieces of a tile where threads share tiles
+constexpr int64_t kTilesWanted = 4;       // to keep threads busy, if two vectors each are left
+constexpr size_t kChunks = 16;            // pieces of a tile that threads share
 
 thread_local Scratch scratch;
 
@@ -26,20 +26,20 @@ struct DecomposedConv::Run {
   float* y;
   ptrdiff_t x_plane, y_plane;  // elements of one channel
   int64_t vectors;             // of all samples
-  int tile_vectors;
-  bool far;                // see Tile
-  float* all_t = nullptr;  // (tiles, rows of T, vectors, lanes), when threads share tiles
+  int64_t tiles;               // of nearly equal size
+  int tile_vectors;            // of the largest
+  bool far;                    // see Tile
+  float* all_t = nullptr;      // (rows of T, vectors, lanes), when threads share the only tile
   size_t rows_of_pass = 0, most_rows = 0;
   std::atomic<bool> out_of_memory{false};
 
-  size_t tiles() const { return size_t((vectors + tile_vectors - 1) / tile_vectors); }
   size_t row_floats() const { return size_t(tile_vectors) * size_t(op.kernels_.lanes); }
 
   Tile tile(size_t index) const {
     const int lanes = op.kernels_.lanes;
-    const int64_t first = int64_t(index) * tile_vectors;
+    const int64_t first = vectors * int64_t(index) / tiles;
     Tile tile = {};
-    tile.vectors = int(std::min<int64_t>(tile_vectors, vectors - first));
+    tile.vectors = int(vectors * int64_t(index + 1) / tiles - first);
     for (int v = 0; v < tile.vectors; ++v) {
       const int64_t sample = (first + v) / plan.vectors, in_sample = (first + v) % plan.vectors;
       const int64_t pixel = in_sample * lanes;
@@ -82,7 +82,7 @@ struct DecomposedConv::Run {
   // Every tile by itself: in passes over some rows of T, responses and then all output channels.
   void by_tile(ThreadPool& pool) {
     pool.parallel_for(
-        tiles(), [](void* self, size_t i) { static_cast<Run*>(self)->whole_tile(i); }, this);
+        size_t(tiles), [](void* self, size_t i) { static_cast<Run*>(self)->whole_tile(i); }, this);
     if (out_of_memory) throw std::bad_alloc();
   }
 
@@ -101,36 +101,32 @@ struct DecomposedConv::Run {
     }
   }
 
-  // First all responses of all tiles, then all output channels: threads share a tile.
+  // First all responses of the only tile, then all output channels: threads share the tile.
   void by_stage(ThreadPool& pool) {
-    const size_t bytes = op.weights_.rows() * row_floats() * tiles() * sizeof(float);
-    all_t = static_cast<float*>(scratch.reserve(bytes));
+    all_t = static_cast<float*>(
+        scratch.reserve(op.weights_.rows() * row_floats() * sizeof(float)));
     if (all_t == nullptr) throw std::bad_alloc();
     pool.parallel_for(
-        tiles() * kChunks,
-        [](void* self, size_t i) { static_cast<Run*>(self)->responses_of_chunk(i); }, this);
-    pool.parallel_for(
-        tiles() * kChunks, [](void* self, size_t i) { static_cast<Run*>(self)->rows_of_chunk(i); },
+        kChunks, [](void* self, size_t i) { static_cast<Run*>(self)->responses_of_chunk(i); },
         this);
+    pool.parallel_for(
+        kChunks, [](void* self, size_t i) { static_cast<Run*>(self)->rows_of_chunk(i); }, this);
   }
 
-  float* t_of(size_t index) const { return all_t + op.weights_.rows() * row_floats() * index; }
-
-  void responses_of_chunk(size_t i) {
-    const size_t index = i / kChunks, chunk = i % kChunks, n = op.weights_.channels.size();
+  void responses_of_chunk(size_t chunk) {
+    const size_t n = op.weights_.channels.size();
     const size_t begin = n * chunk / kChunks, end = n * (chunk + 1) / kChunks;
-    if (begin < end) responses(tile(index), begin, end, t_of(index), 0);
+    if (begin < end) responses(tile(0), begin, end, all_t, 0);
   }
 
-  void rows_of_chunk(size_t i) {
-    const size_t index = i / kChunks, chunk = i % kChunks, K = size_t(op.weights_.K);
+  void rows_of_chunk(size_t chunk) {
+    const size_t K = size_t(op.weights_.K);
     const size_t begin = K * chunk / kChunks, end = K * (chunk + 1) / kChunks;
-    const Tile own = tile(index);
-    const ptrdiff_t stride = ptrdiff_t(own.vectors) * op.kernels_.lanes;
+    const Tile own = tile(0);
     const std::vector<Block>& blocks = op.weights_.blocks;
     for (size_t b = 0, next; b + 1 < blocks.size(); b = next) {
       next = pass_end(b);
-      rows(own, b, next, t_of(index) + ptrdiff_t(blocks[b].first_row) * stride, begin, end);
+      rows(own, b, next, all_t + size_t(blocks[b].first_row) * row_floats(), begin, end);
     }
   }
 
@@ -183,15 +179,17 @@ void DecomposedConv::run(const float* x, const std::vector<int64_t>& x_shape,
                          const float* residual, float* y, ThreadPool& pool) const {
   const int64_t height = geometry_.rank == 2 ? x_shape[2] : 1, width = x_shape.back();
   const std::shared_ptr<const ImagePlan> plan = plan_of(height, width);
+  const int64_t vectors = x_shape[0] * plan->vectors;
+  if (vectors == 0) return;
+  const int64_t fewest = (vectors + kMaxVectors - 1) / kMaxVectors;
+  const int64_t tiles = std::max(fewest, std::min(kTilesWanted, vectors / 2));
   Run run = {*this, *plan, x, residual, y, ptrdiff_t(height * width),
-             ptrdiff_t(plan->output[0] * plan->output[1]), x_shape[0] * plan->vectors,
-             kMaxVectors, false};
-  if (run.vectors == 0) return;
+             ptrdiff_t(plan->output[0] * plan->output[1]), vectors, tiles,
+             int((vectors + tiles - 1) / tiles), false};
   const int64_t elements = weights_.C * run.x_plane + weights_.K * run.y_plane;
   run.far = elements > kFarBytes / int64_t(sizeof(float));
-  run.tile_vectors = int((run.vectors + int64_t(run.tiles()) - 1) / int64_t(run.tiles()));
   run.plan_passes();
-  run.tiles() < kFewTiles ? run.by_stage(pool) : run.by_tile(pool);
+  tiles == 1 ? run.by_stage(pool) : run.by_tile(pool);
 }
 
 }  // namespace optc
