@@ -26,7 +26,7 @@ from runtimes.operators.decomposed_conv import ConvGeometry
 from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, initializer, make_node
 from runtimes.operators.hybrid_conv_function import add_functions
 from samples.benchmarks.random_networks import VGG16
-from samples.benchmarks.results import RESULTS, machine, publish, store, table
+from samples.benchmarks.results import RESULTS, machine, publish, store, stored, table
 from toolchain.bench import BenchConfig, Candidate, feeds_of, measure
 from toolchain.bench_statistics import latency, speedup
 from toolchain.console import say
@@ -371,7 +371,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
 @click.option("--rounds", default=40, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 def main(networks: tuple[str, ...], threads: tuple[int, ...], rounds: int, out: Path) -> None:
-    """Time int8, fp32 and hybrid forms of networks side by side, and write the tables."""
+    """Time all forms of some networks; rows of others stay as they were measured before."""
     try:
         library = native_build.library_path(report=say)
     except native_build.NativeError as error:
@@ -381,6 +381,10 @@ def main(networks: tuple[str, ...], threads: tuple[int, ...], rounds: int, out: 
         for number in threads:
             config = BenchConfig(threads=number, rounds=rounds)
             rows += time_network(network, library, config)
+    measured = {(row.network, row.threads) for row in rows}
+    before = [Row(**row) for row in stored(NAME, out)[0]]
+    rows += [row for row in before if (row.network, row.threads) not in measured]
+    rows.sort(key=lambda row: ([*NETWORKS].index(row.network), row.threads))
     known = {**machine(), "kernels": native_build.hybrid_instruction_set(library)}
     write(rows, known, out)
 
