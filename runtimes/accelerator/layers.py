@@ -1,11 +1,18 @@
 """Reads graph nodes as layers: the one place that knows how operators store their weights."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
+from runtimes.accelerator.hybrid_layers import read_hybrid
+from runtimes.accelerator.reading import (
+    Lookup,
+    ReadLayer,
+    UnsupportedError,
+    build_layer,
+    float_layer,
+    one_sample,
+    real_operand,
+)
 from runtimes.accelerator.workload import Array, Factors, Layer, SimulationError
 from runtimes.operators.decomposed_conv import (
     BASE_NAME,
@@ -14,36 +21,7 @@ from runtimes.operators.decomposed_conv import (
     read_geometry,
     read_weights,
 )
-
-Lookup = Callable[[ir.Value | None], Array | None]
-
-
-class UnsupportedError(ValueError):
-    """The accelerator has no unit for a node; the message is the reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadLayer:
-    """A layer and how its convolution becomes the node's output.
-
-    Attributes:
-        layer: what the accelerator computes; what it stores is not known yet.
-        finish: bias, fused residual and activation, and the node's own shape, from (K, Ho, Wo).
-        residual: value that the node itself adds, or None.
-    """
-
-    layer: Layer
-    finish: Callable[[Array], Array]
-    residual: ir.Value | None = None
-
-
-def read_factors(node: ir.Node) -> tuple[Factors, ConvGeometry, Array | None] | None:
-    """Factors, geometry and bias (K,) of a node of a decomposed family, None for other nodes."""
-    if not is_decomposed_conv(node):
-        return None
-    weights = read_weights(node)
-    factors = Factors(basis=weights.basis, coefficients=weights.coefficients)
-    return factors, read_geometry(node), weights.bias
+from runtimes.operators.hybrid_conv import is_hybrid_conv
 
 
 def read_layer(node: ir.Node, lookup: Lookup) -> ReadLayer:
@@ -55,31 +33,38 @@ def read_layer(node: ir.Node, lookup: Lookup) -> ReadLayer:
 
     Raises:
         UnsupportedError: the accelerator does not run it.
-        SimulationError: the input holds more than one sample.
+        SimulationError: the input holds more than one sample, or the node is malformed.
     """
-    if (decomposed := read_factors(node)) is not None:
-        return _read_decomposed(node, lookup, *decomposed)
     readers = {"Conv": _read_conv, "Gemm": _read_gemm, "MatMul": _read_matmul}
-    if node.domain != "" or node.op_type not in readers:
-        raise UnsupportedError("no unit for this operator")
-    return readers[node.op_type](node, lookup)
+    try:
+        if is_hybrid_conv(node):
+            return read_hybrid(node, lookup)
+        if is_decomposed_conv(node):
+            return _read_decomposed(node, lookup)
+        if node.domain != "" or node.op_type not in readers:
+            raise UnsupportedError("no unit for this operator")
+        return readers[node.op_type](node, lookup)
+    except (UnsupportedError, SimulationError):
+        raise
+    except ValueError as error:
+        raise SimulationError(str(error)) from error
 
 
-def _read_decomposed(
-    node: ir.Node, lookup: Lookup, factors: Factors, geometry: ConvGeometry, bias: Array | None
-) -> ReadLayer:
+def _read_decomposed(node: ir.Node, lookup: Lookup) -> ReadLayer:
     x = _sample(node, lookup)
+    weights, geometry = read_weights(node), read_geometry(node)
+    factors = Factors(basis=weights.basis, coefficients=weights.coefficients)
     if factors.basis.ndim != 3:
         raise UnsupportedError(f"a convolution over {factors.basis.ndim - 1} axes")
     dense = np.tensordot(factors.coefficients, factors.basis, axes=1)  # (K, C/group, R, S)
-    layer = _layer(node, x, dense, factors, geometry)
+    layer = build_layer(node, x, dense, factors, geometry)
     suffix = node.op_type.partition(BASE_NAME)[2]
     residual = node.inputs[-1] if suffix.startswith("Add") else None
 
     def finish(y: Array) -> Array:
-        y = _with_bias(y, bias)[None]
+        y = _with_bias(y, weights.bias)[None]
         if residual is not None:
-            y = y + _array(lookup, residual)
+            y = y + real_operand(lookup, residual)
         if suffix.endswith("Relu"):
             y = np.maximum(y, 0)
         elif suffix.endswith("Clip"):
@@ -87,15 +72,15 @@ def _read_decomposed(
             y = np.clip(y, lower, upper)
         return y
 
-    return ReadLayer(layer=layer, finish=finish, residual=residual)
+    return float_layer(layer, finish, residual)
 
 
 def _read_conv(node: ir.Node, lookup: Lookup) -> ReadLayer:
-    x, weight = _sample(node, lookup), _array(lookup, node.inputs[1])
+    x, weight = _sample(node, lookup), real_operand(lookup, node.inputs[1])
     n_axes = weight.ndim - 2
     if n_axes not in (1, 2):
         raise UnsupportedError(f"a convolution over {n_axes} axes")
-    bias = _array(lookup, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+    bias = real_operand(lookup, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
     geometry = _geometry(node, x.shape[1:], weight.shape[2:])
     if n_axes == 1:  # (C, W) as one row of an image
         x, weight = x[:, None], weight[:, :, None]
@@ -110,25 +95,25 @@ def _read_conv(node: ir.Node, lookup: Lookup) -> ReadLayer:
         y = _with_bias(y, bias)[None]
         return y[:, :, 0] if n_axes == 1 else y
 
-    return ReadLayer(layer=_layer(node, x, weight, None, geometry), finish=finish)
+    return float_layer(build_layer(node, x, weight, None, geometry), finish)
 
 
 def _read_gemm(node: ir.Node, lookup: Lookup) -> ReadLayer:
-    a, b = (_array(lookup, value) for value in node.inputs[:2])
+    a, b = (real_operand(lookup, value) for value in node.inputs[:2])
     a = a.T if node.attributes.get_int("transA", 0) else a
     b = b.T if node.attributes.get_int("transB", 0) else b
     alpha, beta = (node.attributes.get_float(key, 1.0) for key in ("alpha", "beta"))
-    bias = _array(lookup, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+    bias = real_operand(lookup, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
 
     def finish(y: Array) -> Array:
         product = alpha * y[:, 0].T  # (rows, K)
         return product if bias is None else product + beta * bias
 
-    return ReadLayer(layer=_product(node, a[None], b[None]), finish=finish)
+    return float_layer(_product(node, a[None], b[None]), finish)
 
 
 def _read_matmul(node: ir.Node, lookup: Lookup) -> ReadLayer:
-    a, b = (_array(lookup, value) for value in node.inputs[:2])
+    a, b = (real_operand(lookup, value) for value in node.inputs[:2])
     if a.ndim < 2 or b.ndim < 2:
         raise UnsupportedError("a product with a vector")
     shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
@@ -143,7 +128,7 @@ def _read_matmul(node: ir.Node, lookup: Lookup) -> ReadLayer:
         batches = y.reshape(len(right), right.shape[-1], -1)  # (batch, K, rows)
         return batches.transpose(0, 2, 1).reshape(shape)
 
-    return ReadLayer(layer=_product(node, left, right), finish=finish)
+    return float_layer(_product(node, left, right), finish)
 
 
 def _product(node: ir.Node, a: Array, b: Array) -> Layer:
@@ -152,51 +137,11 @@ def _product(node: ir.Node, a: Array, b: Array) -> Layer:
     x = a.transpose(0, 2, 1).reshape(batch * C, 1, rows)
     weight = b.transpose(0, 2, 1).reshape(-1, C, 1, 1)  # (batch·K, C, 1, 1)
     geometry = ConvGeometry(strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1), group=batch)
-    return _layer(node, x, weight, None, geometry)
-
-
-def _layer(
-    node: ir.Node, x: Array, weight: Array, factors: Factors | None, geometry: ConvGeometry
-) -> Layer:
-    output_size = tuple(
-        geometry.output_size(size, kernel, axis)
-        for axis, (size, kernel) in enumerate(zip(x.shape[1:], weight.shape[2:], strict=True))
-    )
-    if 0 in x.shape or 0 in output_size:
-        raise UnsupportedError("an empty tensor")
-    return Layer(
-        name=node.name or node.outputs[0].name or "",
-        op_type=node.op_type,
-        x=x,
-        weight=weight,
-        factors=factors,
-        geometry=geometry,
-        output_size=(output_size[0], output_size[1]),
-        stored=np.zeros((len(weight), *output_size), np.bool_),
-        input_name=node.inputs[0].name or "" if node.inputs[0] is not None else "",
-        output_name=node.outputs[0].name or "",
-    )
+    return build_layer(node, x, weight, None, geometry)
 
 
 def _sample(node: ir.Node, lookup: Lookup) -> Array:
-    """The one sample of an input (1, C, *spatial), without its first axis."""
-    x = _array(lookup, node.inputs[0])
-    if len(x) != 1:
-        raise SimulationError(
-            f"node '{node.name}': a batch of {len(x)} samples; simulate one, from a model with a "
-            "batch that is dynamic or 1"
-        )
-    sample: Array = x[0]
-    return sample
-
-
-def _array(lookup: Lookup, value: ir.Value | None) -> Array:
-    array = lookup(value)
-    if array is None:
-        raise UnsupportedError("an input is missing")
-    if array.dtype.kind != "f":
-        raise UnsupportedError(f"operands of type {array.dtype}")
-    return array
+    return one_sample(node, real_operand(lookup, node.inputs[0]))
 
 
 def _with_bias(y: Array, bias: Array | None) -> Array:

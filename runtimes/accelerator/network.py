@@ -14,8 +14,8 @@ import onnx_ir as ir
 from onnx import helper
 
 from runtimes import ort
-from runtimes.accelerator.functional import convolve
-from runtimes.accelerator.layers import ReadLayer, UnsupportedError, read_layer
+from runtimes.accelerator.layers import read_layer
+from runtimes.accelerator.reading import ReadLayer, UnsupportedError
 from runtimes.accelerator.workload import (
     Array,
     HostOperation,
@@ -25,16 +25,22 @@ from runtimes.accelerator.workload import (
     Workload,
 )
 
-FUSED = frozenset({"BatchNormalization", "Relu", "Clip", "LeakyRelu", "PRelu", "Add"})
+FUSED = frozenset(
+    [
+        *("BatchNormalization", "Relu", "Clip", "LeakyRelu", "PRelu", "Add"),
+        *("QuantizeLinear", "DequantizeLinear"),
+    ]
+)
 """Applied to a layer's results on their way out."""
 
 FREE = frozenset(
     [
         *("Constant", "ConstantOfShape", "Shape", "Size", "Range"),
         *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"),
+        "DequantizeLinear",
     ]
 )
-"""Move no data."""
+"""Move no data; what reads a dequantised value reads its codes."""
 
 
 class _Run:
@@ -77,9 +83,8 @@ class _Run:
             self.reasons[node] = str(error)
             self._run_host(node)
             return
-        y = read.finish(convolve(read.layer))
         self.read[node] = read
-        self.values[node.outputs[0].name or ""] = y.astype(read.layer.x.dtype)
+        self.values[node.outputs[0].name or ""] = read.compute()
 
     def _run_host(self, node: ir.Node) -> None:
         outputs = [value.name for value in node.outputs if value.name]
@@ -198,27 +203,38 @@ def _chain(
 def _stored(run: _Run, node: ir.Node, read: ReadLayer, chain: list[ir.Node]) -> Layer:
     """The layer with what it writes to memory, and what it adds before."""
     last = chain[-1] if chain else node
-    residuals = [read.residual] if read.residual is not None else []
+    zero_point = _zero_point(run, last) if chain else read.zero_point
+    others = []
+    if read.residual is not None:
+        others.append(_mask(run, read.residual, read.layer, read.residual_zero_point))
+    own = {value for each in (node, *chain) for value in each.outputs}
     for each in chain:
         if each.op_type == "Add":
-            residuals += [v for v in each.inputs if v is not None and v.name not in run.fixed]
-    own = {value for each in (node, *chain) for value in each.outputs}
-    others = [_mask(run, value, read.layer) for value in residuals if value not in own]
+            added = [v for v in each.inputs if v is not None and v.name not in run.fixed]
+            others += [_mask(run, value, read.layer) for value in added if value not in own]
     return replace(
         read.layer,
-        stored=_mask(run, last.outputs[0], read.layer),
+        stored=_mask(run, last.outputs[0], read.layer, zero_point),
         residual=np.concatenate(others) if others else None,
         fused=tuple(each.op_type for each in chain),
         output_name=last.outputs[0].name or "",
     )
 
 
-def _mask(run: _Run, value: ir.Value, layer: Layer) -> Mask:
+def _zero_point(run: _Run, node: ir.Node) -> int:
+    """The code of 0 in what a fused operator writes."""
+    if node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
+        return 0
+    array = run.lookup(node.inputs[2])
+    return 0 if array is None else int(array)
+
+
+def _mask(run: _Run, value: ir.Value, layer: Layer, zero_point: int = 0) -> Mask:
     """Nonzeros of a value that a layer reads or writes, (K, Ho, Wo) of it."""
     array = run.lookup(value)
     assert array is not None
     own = run.values[layer.output_name]
-    mask: Mask = np.broadcast_to(array != 0, own.shape)
+    mask: Mask = np.broadcast_to(array != zero_point, own.shape)
     if layer.op_type in ("Gemm", "MatMul"):
         rows = layer.positions
         batch = layer.geometry.group

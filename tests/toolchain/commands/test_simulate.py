@@ -211,3 +211,33 @@ def test_residual_and_activation_inside_an_operator_are_computed() -> None:
     feeds = {"x": np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)}
     workload = run_network(model, feeds)
     assert workload.layers[0].residual is not None
+
+
+def test_escalate_with_ternary_coefficients_equals_onnxruntime(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder = Builder()
+    a = builder.op("Relu", builder.conv("x", 3, 16, pads=[1, 1, 1, 1]))
+    b = builder.op("Relu", builder.conv(a, 16, 16, pads=[1, 1, 1, 1]))
+    c = builder.conv(b, 16, 16, pads=[1, 1, 1, 1])
+    y = builder.op("Relu", builder.op("Add", c, a))
+    graph = onnx.helper.make_graph(
+        builder.nodes,
+        "residual",
+        [onnx.helper.make_tensor_value_info("x", 1, ["N", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info(y, 1, ["N", 16, 8, 8])],
+        builder.weights,
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    path, out, data = save(model, tmp_path / "m.onnx"), tmp_path / "e.onnx", tmp_path / "c.npz"
+    np.savez(data, x=np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32))
+    options = ["--pass", "penni:rank=5", "--pass", "escalate:bits=2", "--calib", str(data)]
+    assert run(["transform", str(path), *options, "-o", str(out), "--no-native"]) == 0
+    capsys.readouterr()
+    assert run(["simulate", str(out), "--input", str(data), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["functional_error"] < 1e-6
+    [result] = document["architectures"]
+    assert sum(layer["adds"] > 0 for layer in result["layers"]) >= 2
+    assert {each["op_type"] for each in document["host"]} == {"QuantizeLinear"}
