@@ -101,8 +101,12 @@ def load_recipe(path: Path) -> Recipe:
     return parse_recipe(read_document(path), str(path))
 
 
-def read_document(path: Path) -> Any:
+def read_document(path: Path, what: str = "recipe") -> Any:
     """Reads a YAML or TOML file.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
 
     Raises:
         UnreadableError: the file is missing or not YAML/TOML.
@@ -112,7 +116,7 @@ def read_document(path: Path) -> Any:
         return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, TOML or a date
         reason = " ".join(str(error).split())
-        raise UnreadableError(f"recipe {path}: {reason}") from error
+        raise UnreadableError(f"{what} {path}: {reason}") from error
 
 
 def parse_recipe(data: Any, where: str) -> Recipe:

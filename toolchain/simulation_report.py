@@ -34,8 +34,6 @@ def render(
         note: where the input came from, and how close the arithmetic is to onnxruntime.
     """
     first = results[0]
-    style = resources.files("toolchain").joinpath("report.html").read_text(encoding="utf-8")
-    style = style[style.index("<style>") : style.index("</style>") + len("</style>")]
     charts = [
         _compare("Latency", "cycles of all layers", results, lambda each: each.cycles),
         _compare("Energy", "µJ of all layers", results, lambda each: each.energy_pj / 1e6),
@@ -43,10 +41,8 @@ def render(
         _ablations(first, ablations),
     ]
     own = [_cycles(first), _energy(first), _utilisation(first), _traffic(first), _roofline(first)]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Simulation: {escape(model)}</title>{style}</head><body><main>"
+    return page(
+        f"Simulation: {model}",
         f'<h1>{escape(model)}</h1><p class="soft">Simulated on '
         f"{escape(', '.join(each.architecture.name for each in results))}. {escape(note)}</p>"
         f"<h2>Architectures</h2>{_totals(results)}<p class='soft'>{escape(PUBLISHED)}</p>"
@@ -54,8 +50,18 @@ def render(
         f"<h2>Layers on {escape(first.architecture.name)}</h2>"
         f'<div class="charts">{"".join(own)}</div>'
         f"<h2>On the host</h2>{_host(host, first)}"
-        f"<h2>Assumptions</h2>{''.join(_assumptions(each) for each in results)}"
-        "</main></body></html>\n"
+        f"<h2>Assumptions</h2>{''.join(_assumptions(each) for each in results)}",
+    )
+
+
+def page(title: str, body: str) -> str:
+    """An HTML page with the style of the other reports."""
+    style = resources.files("toolchain").joinpath("report.html").read_text(encoding="utf-8")
+    style = style[style.index("<style>") : style.index("</style>") + len("</style>")]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title>{style}</head><body><main>{body}</main></body></html>\n"
     )
 
 

@@ -14,6 +14,10 @@ class ArchitectureError(ValueError):
     """A description of an accelerator that makes no sense; the message is one line."""
 
 
+class TileError(ArchitectureError):
+    """A memory that does not hold one tile: of any layer, or of the one that the message names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Buffers:
     """On-chip SRAMs, each split into two halves: one is filled while the other is used.
@@ -224,7 +228,8 @@ class Architecture:
         """Checks ranges.
 
         Raises:
-            ArchitectureError: a number is not positive, or a buffer cannot hold one tile.
+            ArchitectureError: a number is not positive.
+            TileError: a buffer cannot hold one tile of any layer.
         """
         if self.clock_hz <= 0:
             raise ArchitectureError(f"clock_hz is {self.clock_hz}, expected a positive number")
@@ -239,12 +244,26 @@ class Architecture:
                         f"{name}.{each.name} is {value:g}, expected a positive number"
                     )
         for name, needed in _smallest_tiles(self).items():
-            have = getattr(self.buffers, name) // 2
-            if have < needed:
-                raise ArchitectureError(
-                    f"buffers.{name} is too small: half of it, {have} bytes, does not hold one "
-                    f"tile of {needed} bytes"
-                )
+            self.check_tile(name, needed)
+
+    def check_tile(self, buffer: str, needed: int, layer: str = "") -> None:
+        """Refuses a buffer that does not hold a tile of `needed` bytes in one of its halves.
+
+        Args:
+            buffer: a field of `Buffers`.
+            needed: bytes of the tile.
+            layer: whose tile it is, "" for the smallest of any layer.
+
+        Raises:
+            TileError: it is too small; the message names the architecture and the layer.
+        """
+        half = getattr(self.buffers, buffer) // 2
+        if half < needed:
+            where = f"{self.name}, layer '{layer}'" if layer else self.name
+            raise TileError(
+                f"{where}: buffers.{buffer} is too small: half of it, {half} bytes, does not hold "
+                f"one tile of {needed} bytes"
+            )
 
     @property
     def bytes_per_cycle(self) -> float:

@@ -86,7 +86,7 @@ def parse_architecture(data: Any, where: str) -> Architecture:
     Raises:
         ArchitectureError: what is wrong, naming `where` and the nearest known key.
     """
-    _check_keys(data, [*_KEYS, *_SECTIONS, "assumptions"], where)
+    check_keys(data, [*_KEYS, *_SECTIONS, "assumptions"], where)
     for key in (*_KEYS, *_SECTIONS):
         if key not in data:
             raise ArchitectureError(f"{where}: '{key}' is missing")
@@ -113,7 +113,7 @@ def parse_architecture(data: Any, where: str) -> Architecture:
         )
     except ArchitectureError as error:
         text = str(error)
-        raise ArchitectureError(text if text.startswith(where) else f"{where}: {text}") from error
+        raise type(error)(text if text.startswith(where) else f"{where}: {text}") from error
 
 
 def override(architecture: Architecture, settings: Mapping[str, Any]) -> Architecture:
@@ -125,21 +125,23 @@ def override(architecture: Architecture, settings: Mapping[str, Any]) -> Archite
 
     Raises:
         ArchitectureError: a name is unknown or a value is of the wrong type or range.
+        TileError: a buffer cannot hold one tile.
     """
+    changed: dict[str, Any] = {}
     for name, value in settings.items():
         head, _, tail = name.partition(".")
         if not tail:
-            _check_keys({name: value}, ["clock_hz", "energy_table"], architecture.name)
-            kind = int if name == "clock_hz" else str
-            architecture = replace(architecture, **{name: _typed(value, kind, name)})
+            check_keys({name: value}, ["clock_hz", "energy_table"], architecture.name)
+            changed[name] = _typed(value, int if name == "clock_hz" else str, name)
             continue
-        _check_keys({head: value}, ["array", *_SECTIONS], architecture.name)
-        part = getattr(architecture, head)
+        check_keys({head: value}, ["array", *_SECTIONS], architecture.name)
+        part = changed.get(head, getattr(architecture, head))
         hints = typing.get_type_hints(type(part))
-        _check_keys({tail: value}, list(hints), f"{architecture.name}: {head}")
-        part = replace(part, **{tail: _typed(value, hints[tail], name)})
-        architecture = replace(architecture, **{head: part})
-    return architecture
+        check_keys({tail: value}, list(hints), f"{architecture.name}: {head}")
+        changed[head] = replace(part, **{tail: _typed(value, hints[tail], name)})
+    # All at once: the parts are checked against each other.
+    sources = {**architecture.sources, **dict.fromkeys(settings, NO_SOURCE)}
+    return replace(architecture, **changed, sources=sources)
 
 
 def to_json(architecture: Architecture) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def to_json(architecture: Architecture) -> dict[str, Any]:
 
 def _section(section: type[Any], data: Any, where: str, name: str, sources: dict[str, str]) -> Any:
     hints = typing.get_type_hints(section)
-    _check_keys(data, list(hints), where)
+    check_keys(data, list(hints), where)
     values = {}
     for key, hint in hints.items():
         if key not in data:
@@ -179,7 +181,7 @@ def _section(section: type[Any], data: Any, where: str, name: str, sources: dict
 def _with_source(data: Any, where: str) -> tuple[Any, str]:
     if not isinstance(data, dict):
         return data, NO_SOURCE
-    _check_keys(data, ["value", "source"], where)
+    check_keys(data, ["value", "source"], where)
     if "value" not in data or "source" not in data:
         raise ArchitectureError(f"{where}: expected a value and its source")
     return data["value"], str(data["source"])
@@ -189,7 +191,7 @@ def _assumptions(data: Any, where: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(data, list):
         raise ArchitectureError(f"{where}: assumptions is a list of {{what, source}}")
     for entry in data:
-        _check_keys(entry, ["what", "source"], f"{where}: assumptions")
+        check_keys(entry, ["what", "source"], f"{where}: assumptions")
         if len(entry) != 2:
             raise ArchitectureError(f"{where}: assumptions is a list of {{what, source}}")
     return tuple((str(entry["what"]), str(entry["source"])) for entry in data)
@@ -209,7 +211,12 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     return hint(value)
 
 
-def _check_keys(data: Any, known: Iterable[str], where: str) -> None:
+def check_keys(data: Any, known: Iterable[str], where: str) -> None:
+    """Refuses what is no mapping or has other keys.
+
+    Raises:
+        ArchitectureError: naming `where` and the nearest known key.
+    """
     if not isinstance(data, dict):
         raise ArchitectureError(f"{where}: expected a mapping with the keys {', '.join(known)}")
     for key in data:

@@ -41,7 +41,11 @@ class Work:
 
 
 def plan(layer: Layer, architecture: Architecture) -> TilePlan:
-    """Tiles of a layer of one channel group; a round of tiles over all blocks is a tile."""
+    """Tiles of a layer of one channel group; a round of tiles over all blocks is a tile.
+
+    Raises:
+        TileError: a buffer is too small for a round, or for the weights of one channel.
+    """
     array, words = architecture.array, architecture.words
     assert isinstance(array, EscalateArray)
     work = (
@@ -54,6 +58,7 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
     size = max(1, min(array.tile_positions, -(-P // across)))
     times = tile_cycles(work, size, array.fifo_depth)  # (K, tiles)
     limit = architecture.buffers.weight_bytes // 2
+    architecture.check_tile("weight_bytes", int(work.weight_bytes.max()), layer.name)
     groups = channel_groups(work.weight_bytes, side, limit)
     rounds = range(0, times.shape[1], across)
     compute = np.array(
@@ -66,13 +71,17 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
         ]
     )  # (rounds, groups)
     input_bytes = bitmap_bytes(layer.x != 0, words.activation_bits)
+    inputs = spread(input_bytes, len(rounds))
+    architecture.check_tile("input_bytes", int(inputs.max()), layer.name)
     loads, pairs = repeated_loads(
-        spread(input_bytes, len(rounds)),
+        inputs,
         np.array([work.weight_bytes[g].sum() for g in groups]),
         fit_inputs=input_bytes <= architecture.buffers.input_bytes // 2,
         fit_weights=bool(work.weight_bytes.sum() <= limit),
     )
     stored = bitmap_bytes(layer.stored, words.activation_bits)
+    stores = spread(stored, len(pairs))
+    architecture.check_tile("output_bytes", int(stores.max()), layer.name)
     counts = {
         **work.counts,
         ("input_sram", "read"): 8 * input_bytes * -(-K // side),
@@ -82,7 +91,7 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
     return TilePlan(
         compute=compute[pairs[:, 0], pairs[:, 1]],
         loads=loads,
-        stores=spread(stored, len(pairs)),
+        stores=stores,
         counts=counts,
         macs=work.macs[0],
         macs_skipped=work.macs[1],

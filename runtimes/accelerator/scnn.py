@@ -7,19 +7,29 @@ All processing elements end a group of output channels together.
 
 import numpy as np
 
-from runtimes.accelerator.architecture import Architecture, ScnnArray
+from runtimes.accelerator.architecture import Architecture, ScnnArray, TileError
 from runtimes.accelerator.tiles import Ints, TilePlan, spread
 from runtimes.accelerator.workload import Layer, Mask, taps
 
 
 def plan(layer: Layer, architecture: Architecture) -> TilePlan:
-    """Tiles of a layer of one channel group; a group of output channels is a tile."""
+    """Tiles of a layer of one channel group; a group of output channels is a tile.
+
+    Raises:
+        TileError: the accumulators do not hold a part of the plane for one output channel.
+    """
     array, words = architecture.array, architecture.words
     assert isinstance(array, ScnnArray)
     x, w = layer.x != 0, layer.weight != 0
     parts, area = _parts(x, array.grid)  # (C, PE)
     R, S = layer.kernel
-    group = max(1, min(layer.filters, array.accumulators // (area + (R - 1) * (S - 1))))
+    needed = area + (R - 1) * (S - 1)
+    if needed > array.accumulators:
+        raise TileError(
+            f"{architecture.name}, layer '{layer.name}': array.accumulators is too small: "
+            f"{array.accumulators}, one channel of a processing element's part needs {needed}"
+        )
+    group = min(layer.filters, array.accumulators // needed)
     starts = np.arange(0, layer.filters, group)
     weights = np.add.reduceat(w.sum(axis=(2, 3)), starts, axis=0)  # (G, C)
     a, b = array.activations_per_cycle, array.weights_per_cycle

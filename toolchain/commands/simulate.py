@@ -1,11 +1,11 @@
 """`optc simulate`: what a model costs on simulated accelerators."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from runtimes.accelerator.architecture import (
     Architecture,
@@ -14,31 +14,23 @@ from runtimes.accelerator.architecture import (
     SpartenArray,
     SystolicArray,
 )
-from runtimes.accelerator.architecture_file import (
-    load_file,
-    load_shipped,
-    override,
-    shipped_names,
-    to_json,
-)
-from runtimes.accelerator.network import run_network
+from runtimes.accelerator.architecture_file import override, shipped_names, to_json
 from runtimes.accelerator.simulator import NetworkResult, simulate
-from runtimes.accelerator.workload import SimulationError, Workload
+from runtimes.accelerator.workload import Workload
 from runtimes.accelerator.writers import write_all
 from toolchain.commands.options import (
     MODEL,
+    POSITIVE,
     OpenedModel,
     dim_option,
     json_option,
-    open_data_or_random,
-    open_model,
     seed_option,
 )
+from toolchain.commands.simulate_sweep import print_sweep, sweep
+from toolchain.commands.simulation import Sample, open_architectures, open_sample, run_sample
 from toolchain.console import format_bytes, format_count, note, print_json, print_table, say
 from toolchain.environment import environment
-from toolchain.errors import UnreadableError, UsageError
-from toolchain.fidelity import FidelitySums
-from toolchain.runner import Feeds, Runner
+from toolchain.errors import UsageError
 from toolchain.simulation_report import render
 
 SCHEMA = "optc-simulate/1"
@@ -51,7 +43,7 @@ ABLATIONS = (
 
 
 @click.command()
-@click.argument("model", type=MODEL)
+@click.argument("models", type=MODEL, nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--arch",
     "names",
@@ -66,9 +58,11 @@ ABLATIONS = (
 @dim_option
 @click.option("--out", type=MODEL, metavar="DIR", help="Write tables, traces and report.html.")
 @click.option("--ablate", is_flag=True, help="Also switch off what ESCALATE has, one by one.")
+@click.option("--sweep", "sweep_file", type=MODEL, help="Simulate a design space, as YAML.")
+@click.option("--jobs", type=POSITIVE, help="Processes of a sweep. Default: one a core.")
 @json_option
 def command(
-    model: Path,
+    models: tuple[Path, ...],
     names: tuple[str, ...],
     files: tuple[Path, ...],
     source: str | None,
@@ -76,64 +70,65 @@ def command(
     dims: dict[str, int],
     out: Path | None,
     ablate: bool,
+    sweep_file: Path | None,
+    jobs: int | None,
     as_json: bool,
 ) -> None:
     """Simulate MODEL on accelerators: cycles, energy and DRAM traffic of every layer.
 
-    Weights and activations are real: the sparsity is that of the model on the given input.
+    Weights and activations are real: the sparsity is that of the model on the given input. A sweep
+    takes several models, and continues where it was left if --out names the same folder.
     """
     explicit = click.get_current_context().get_parameter_source("names")
     use_names = not files or explicit is not click.core.ParameterSource.DEFAULT
+    if sweep_file is None and (len(models) > 1 or jobs is not None):
+        raise UsageError("several models and --jobs need --sweep")
+    if sweep_file is not None and ablate:
+        raise UsageError("--ablate does not go with --sweep")
     architectures = open_architectures(names if use_names else (), files)
-    opened = open_model(model)
-    data = open_data_or_random(source, opened.inputs, samples=1, seed=seed, dims=dims)
-    feeds = next(iter(data.batches(1))).feeds
+    samples = [open_sample(path, source, seed=seed, dims=dims) for path in models]
+    if sweep_file is not None:
+        document = sweep(
+            sweep_file, samples, architectures, jobs=jobs or os.cpu_count() or 1, out=out
+        )
+        print_json(document) if as_json else print_sweep(document)
+        return
+    _simulate_one(samples[0], architectures, seed=seed, out=out, ablate=ablate, as_json=as_json)
+
+
+def _simulate_one(
+    sample: Sample,
+    architectures: list[Architecture],
+    *,
+    seed: int,
+    out: Path | None,
+    ablate: bool,
+    as_json: bool,
+) -> None:
+    """One model on every architecture, in detail."""
+    workload, error = run_sample(sample)
     try:
-        workload = run_network(opened.model, feeds)
-    except SimulationError as problem:
-        raise UnreadableError(f"{model}: {problem}") from problem
-    error = functional_error(opened, workload, feeds)
-    results = [simulate(workload, architecture) for architecture in architectures]
-    changed = ablations(workload, architectures[0]) if ablate else []
-    document = _document(opened, workload, results, error, {"path": data.path, "seed": seed})
+        results = [simulate(workload, architecture) for architecture in architectures]
+        changed = ablations(workload, architectures[0]) if ablate else []
+    except ArchitectureError as problem:
+        raise UsageError(str(problem)) from problem
+    data = sample.data.path
+    document = _document(sample.opened, workload, results, error, {"path": data, "seed": seed})
     document["ablations"] = [
         {"change": name, "cycles": each.cycles, "energy_pj": each.energy_pj}
         for name, each in changed
     ]
     if out is not None:
         _write(out, results, document)
-        origin = f"Input: {data.path}. Relative error against onnxruntime: {error:.2g}."
-        page = render(model.name, results, changed, workload.host, origin)
+        origin = f"Input: {data}. Relative error against onnxruntime: {error:.2g}."
+        page = render(sample.opened.path.name, results, changed, workload.host, origin)
         (out / "report.html").write_text(page, encoding="utf-8", newline="\n")
     if as_json:
         print_json(document)
-    else:
-        _print(results, workload, error)
-        for name, result in changed:
-            say(f"{name}: {result.cycles / results[0].cycles:.2f} times the cycles")
-
-
-def open_architectures(names: tuple[str, ...], files: tuple[Path, ...]) -> list[Architecture]:
-    """The architectures that were asked for.
-
-    Raises:
-        UsageError: a name is unknown, or a file has wrong content.
-        UnreadableError: a file cannot be read.
-    """
-    wanted = [n for name in names for n in (shipped_names() if name == "all" else [name])]
-    try:
-        found = [load_shipped(name) for name in dict.fromkeys(wanted)]
-        for path in files:
-            try:
-                found.append(load_file(path))
-            except OSError as error:
-                raise UnreadableError(f"{path}: {error.strerror or error}") from error
-    except ArchitectureError as error:
-        raise UsageError(str(error)) from error
-    doubled = {each.name for each in found if [a.name for a in found].count(each.name) > 1}
-    if doubled:
-        raise UsageError(f"two architectures are named '{min(doubled)}', rename one")
-    return found
+        return
+    _print(results, workload, error)
+    for name, result in changed:
+        say(f"{name}: {result.cycles / results[0].cycles:.2f} times the cycles")
 
 
 def ablations(workload: Workload, architecture: Architecture) -> list[tuple[str, NetworkResult]]:
@@ -148,17 +143,6 @@ def ablations(workload: Workload, architecture: Architecture) -> list[tuple[str,
         (name, simulate(workload, override(architecture, {f"array.{key}": value})))
         for name, key, value in ABLATIONS
     ]
-
-
-def functional_error(opened: OpenedModel, workload: Workload, feeds: Feeds) -> float:
-    """Largest ‖y − ŷ‖ / ‖y‖ of an output of the simulated arithmetic against onnxruntime."""
-    expected = Runner(opened.path)(feeds)
-    errors = []
-    for name, array in expected.items():
-        sums = FidelitySums(name)
-        sums.add(np.asarray(array), np.asarray(workload.outputs[name]), 1)
-        errors.append(sums.fidelity().relative_l2)
-    return max(errors, default=0.0)
 
 
 def _document(

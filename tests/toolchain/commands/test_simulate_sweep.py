@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runtimes.accelerator.workload import Workload
+from tests.helpers import classifier, save
+from toolchain.cli import run
+from toolchain.commands import simulate_sweep
+
+PARAMETERS = {"array.height": [8, 32], "dram.bytes_per_second": [1e9, 25.6e9]}
+
+
+def write_sweep(folder: Path, parameters: dict[str, Any]) -> str:
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"version": 1, "parameters": parameters}, sort_keys=False))
+    return str(path)
+
+
+def arguments(folder: Path, *, jobs: int = 1) -> list[str]:
+    model = save(classifier(), folder / "m.onnx")
+    file = write_sweep(folder, PARAMETERS)
+    return [
+        *("simulate", str(model), "--sweep", file, "--arch", "dense-ws"),
+        *("--out", str(folder / "out"), "--jobs", str(jobs), "--json"),
+    ]
+
+
+def costs(document: dict[str, Any]) -> list[tuple[int, float, int]]:
+    return [(each["cycles"], each["energy_pj"], each["dram_bytes"]) for each in document["points"]]
+
+
+def test_points_equal_single_simulations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments(tmp_path)) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["points"]) == 4
+    shipped = Path("runtimes/accelerator/architectures/dense-ws.yaml")
+    for point in document["points"]:
+        data = yaml.safe_load(shipped.read_text())
+        data["array"]["height"] = point["settings"]["array.height"]
+        data["dram"]["bytes_per_second"] = point["settings"]["dram.bytes_per_second"]
+        own = tmp_path / "own.yaml"
+        own.write_text(yaml.safe_dump(data))
+        model = str(tmp_path / "m.onnx")
+        assert run(["simulate", model, "--arch-file", str(own), "--json"]) == 0
+        [single] = json.loads(capsys.readouterr().out)["architectures"]
+        for key in ("cycles", "seconds", "energy_pj", "dram_bytes"):
+            assert point[key] == single[key]
+        assert point["functional_error"] < 1e-6
+    page = (tmp_path / "out" / "sweep.html").read_text()
+    assert page.count("<svg") == 3 and "array.height" in page
+
+
+def test_processes_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = []
+    for jobs in (1, 2):
+        folder = tmp_path / str(jobs)
+        folder.mkdir()
+        assert run(arguments(folder, jobs=jobs)) == 0
+        results.append(costs(json.loads(capsys.readouterr().out)))
+    assert results[0] == results[1]
+
+
+def test_a_sweep_that_was_cut_off_is_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = arguments(tmp_path)
+    assert run(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    journal = tmp_path / "out" / "sweep.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:2]) + lines[2][:30])  # killed while the third was written
+    measured = []
+
+    def count(workload: Workload, architecture: Any) -> Any:
+        measured.append(architecture)
+        return original(workload, architecture)
+
+    original = simulate_sweep.measure
+    monkeypatch.setattr(simulate_sweep, "measure", count)
+    assert run(command) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == first
+    assert len(measured) == 2
+    assert "2 of 4 points were finished before" in captured.err
+    assert journal.read_text() == "".join(lines)
+    assert run(command) == 0
+    assert len(measured) == 2
+    save(classifier(seed=1), tmp_path / "m.onnx")  # another model of that name
+    assert run(command) == 0
+    assert len(measured) == 6
+
+
+def test_models_and_machines_share_a_table_and_refusals_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [str(save(classifier(seed=n), tmp_path / f"{n}.onnx")) for n in range(2)]
+    file = write_sweep(tmp_path, {"buffers.weight_bytes": [64, 262144]})
+    options = ["--sweep", file, "--arch", "escalate", "--arch", "sparten", "--jobs", "1"]
+    assert run(["simulate", *models, *options]) == 0
+    err = capsys.readouterr().err
+    rows = [line for line in err.splitlines() if "262144" in line and "note" not in line]
+    assert len(rows) == 4 and any("*" in row for row in rows)
+    refused = [line for line in err.splitlines() if line.startswith("note: refused: ")]
+    assert len(refused) == 4 and all("buffers.weight_bytes is too small" in r for r in refused)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "extra", "code", "message"),
+    [
+        ({"array.blokcs": [1]}, [], 2, "did you mean 'blocks'?"),
+        ({"buffers.input_bytes": [64]}, [], 2, "no point can be simulated; the first: escalate: "),
+        ({"energy_table": ["none"]}, [], 2, "unknown energy table 'none'"),
+        ({"array.blocks": [4]}, ["--ablate"], 2, "--ablate does not go with --sweep"),
+        ({"array.blocks": [4]}, ["--sweep", "none.yaml"], 3, "sweep none.yaml: "),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    parameters: dict[str, Any],
+    extra: list[str],
+    code: int,
+    message: str,
+) -> None:
+    model, file = save(classifier(), tmp_path / "m.onnx"), write_sweep(tmp_path, parameters)
+    assert run(["simulate", str(model), "--sweep", file, "--jobs", "1", *extra]) == code
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("optc: error: ") and message in last
+
+
+def test_a_file_that_is_no_journal_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = arguments(tmp_path)
+    (tmp_path / "out").mkdir()
+    journal = tmp_path / "out" / "sweep.jsonl"
+    journal.write_text("hello\n")
+    assert run(command) == 3
+    assert "line 1 is not a point; remove it" in capsys.readouterr().err
+    assert journal.read_text() == "hello\n"
+
+
+def test_several_models_need_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(save(classifier(), tmp_path / "m.onnx"))
+    assert run(["simulate", model, model]) == 2
+    assert "several models and --jobs need --sweep" in capsys.readouterr().err
+
+
+def test_a_layer_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(save(classifier(), tmp_path / "m.onnx"))
+    data = yaml.safe_load(Path("runtimes/accelerator/architectures/scnn.yaml").read_text())
+    data["array"]["accumulators"] = 1
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(data))
+    assert run(["simulate", model, "--arch-file", str(own), "--out", str(tmp_path / "o")]) == 2
+    assert "scnn, layer 'conv': array.accumulators is too small" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,296 @@
+"""`optc simulate --sweep`: a design space, over all cores, continued where it was left."""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtimes.accelerator.architecture import Architecture, ArchitectureError, TileError
+from runtimes.accelerator.architecture_file import to_json
+from runtimes.accelerator.sweep import (
+    Measures,
+    Settings,
+    measure,
+    pareto_front,
+    parse_sweep,
+    points,
+)
+from runtimes.accelerator.workload import Workload
+from toolchain.commands.simulation import Sample, run_sample
+from toolchain.console import format_bytes, format_count, note, print_table, progress, say
+from toolchain.environment import environment, package_version
+from toolchain.errors import UnreadableError, UsageError
+from toolchain.recipe import read_document
+from toolchain.sweep_report import COSTS, render
+
+SCHEMA = "optc-simulate-sweep/1"
+JOURNAL = "sweep.jsonl"
+REPORT = "sweep.html"
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One model on one accelerator.
+
+    Attributes:
+        key: of everything that decides the result; names do not.
+        entry: what is written about it, without its costs.
+        architecture: the accelerator, or why there is none.
+    """
+
+    key: str
+    entry: Entry
+    architecture: Architecture | TileError
+
+
+def sweep(
+    file: Path,
+    samples: Sequence[Sample],
+    architectures: Sequence[Architecture],
+    *,
+    jobs: int,
+    out: Path | None,
+) -> dict[str, Any]:
+    """Simulates every point that is not finished yet, and writes each when it is.
+
+    Args:
+        file: the sweep file.
+        samples: models with their inputs.
+        architectures: that the settings of the file are applied to.
+        jobs: processes.
+        out: folder of the journal and the report, or None.
+
+    Raises:
+        UsageError: the file has wrong content, no point can be simulated, `out` cannot be written.
+        UnreadableError: the file, a model or the journal cannot be read.
+    """
+    try:
+        parameters = parse_sweep(read_document(file, "sweep"), str(file))
+        grid = [_points(sample, architectures, parameters) for sample in samples]
+    except ArchitectureError as error:
+        raise UsageError(str(error)) from error
+    journal = out / JOURNAL if out is not None else None
+    finished = read_journal(journal) if journal is not None and journal.exists() else {}
+    count = sum(len(wanted) for wanted in grid)
+    total = sum(point.key not in finished for wanted in grid for point in wanted)
+    if total < count:
+        say(f"{count - total} of {count} points were finished before")
+    with progress(total, "sweep") as report, _pool(min(jobs, total)) as pool:
+        done = 0
+        for sample, wanted in zip(samples, grid, strict=True):
+            left = [point for point in wanted if point.key not in finished]
+            for entry in _simulate(sample, left, pool):
+                finished[entry["key"]] = entry
+                done += 1
+                report(done, total, entry["model"])
+                if journal is not None:
+                    append(journal, entry)
+    entries = [{**finished[point.key], **point.entry} for wanted in grid for point in wanted]
+    document = _document(file, parameters, samples, entries)
+    if all("refused" in entry for entry in entries):
+        raise UsageError(f"{file}: no point can be simulated; the first: {entries[0]['refused']}")
+    if out is not None:
+        _write(out / REPORT, render(str(file), entries, document["front"]))
+    return document
+
+
+def print_sweep(document: Mapping[str, Any]) -> None:
+    """The table of all points; a star marks the front of latency and energy."""
+    entries, front = document["points"], document["front"]["energy_pj"]
+    names = list(document["parameters"])
+    rows = [
+        [
+            entry["model"],
+            entry["architecture"],
+            *(str(entry["settings"][name]) for name in names),
+            format_count(entry["cycles"]),
+            f"{1e3 * entry['seconds']:.3g}",
+            f"{entry['energy_pj'] / 1e6:.3g}",
+            format_bytes(entry["dram_bytes"]),
+            format_count(entry["multipliers"]),
+            format_bytes(entry["sram_bytes"]),
+            "*" if index in front else "",
+        ]
+        for index, entry in enumerate(entries)
+        if "refused" not in entry
+    ]
+    costs = ("cycles", "ms", "energy µJ", "DRAM", "multipliers", "SRAM", "front")
+    print_table(("model", "architecture", *names, *costs), rows, text=(0, 1))
+    for entry in entries:
+        if "refused" in entry:
+            note(f"refused: {describe(entry)}: {entry['refused']}")
+    worst = max(entry["functional_error"] for entry in entries if "refused" not in entry)
+    say(f"simulated outputs against onnxruntime: relative error at most {worst:.2g}")
+
+
+def describe(entry: Entry) -> str:
+    """A point in one line."""
+    settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
+    return f"{entry['model']} on {entry['architecture']}, {settings}"
+
+
+def read_journal(path: Path) -> dict[str, Entry]:
+    """Finished points by key; a last line that was cut off is removed from the file.
+
+    Raises:
+        UnreadableError: it is not a journal.
+        UsageError: it cannot be written.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{path}: {error}") from error
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        _write(path, whole)
+    finished = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            finished[entry["key"]] = entry
+        except (ValueError, TypeError, KeyError) as error:
+            raise UnreadableError(f"{path}: line {number} is not a point; remove it") from error
+    return finished
+
+
+def append(path: Path, entry: Entry) -> None:
+    """Adds a finished point.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _points(
+    sample: Sample, architectures: Sequence[Architecture], parameters: Mapping[str, Sequence[Any]]
+) -> list[Point]:
+    return [
+        _point(sample, architecture, settings, found)
+        for architecture in architectures
+        for settings, found in points(architecture, parameters)
+    ]
+
+
+def _point(
+    sample: Sample, base: Architecture, settings: Settings, found: Architecture | TileError
+) -> Point:
+    entry = {
+        "model": str(sample.opened.path),
+        "model_sha256": sample.opened.summary.sha256,
+        "input_sha256": _feeds_sha256(sample),
+        "architecture": base.name,
+        "settings": dict(settings),
+    }
+    shown = to_json(base if isinstance(found, TileError) else found)
+    values = {name: each["value"] for name, each in shown["parameters"].items()}
+    decisive = [
+        *(SCHEMA, package_version("optc"), entry["model_sha256"], entry["input_sha256"]),
+        *(type(base.array).__name__, shown["energy_table"], {**values, **settings}),
+    ]
+    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return Point(key=key, entry={"key": key, **entry}, architecture=found)
+
+
+def _feeds_sha256(sample: Sample) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(sample.feeds.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _simulate(
+    sample: Sample, wanted: Sequence[Point], pool: ProcessPoolExecutor | None
+) -> Iterator[Entry]:
+    """Entries of points as they are finished; the model runs only if there are any."""
+    valid = []
+    for point in wanted:
+        if isinstance(point.architecture, TileError):
+            yield {**point.entry, "refused": str(point.architecture)}
+        else:
+            valid.append((point, point.architecture))
+    if not valid:
+        return
+    workload, error = run_sample(sample)
+    for point, measured in _measure_all(workload, valid, pool):
+        if isinstance(measured, TileError):
+            yield {**point.entry, "refused": str(measured)}
+        else:
+            yield {**point.entry, "functional_error": error, **asdict(measured)}
+
+
+def _measure_all(
+    workload: Workload,
+    valid: Sequence[tuple[Point, Architecture]],
+    pool: ProcessPoolExecutor | None,
+) -> Iterator[tuple[Point, Measures | TileError]]:
+    try:
+        if pool is None:
+            for point, architecture in valid:
+                yield point, measure(workload, architecture)
+            return
+        futures = {pool.submit(measure, workload, each): point for point, each in valid}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except ArchitectureError as error:
+        raise UsageError(str(error)) from error
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes that end, without the points that wait, when something fails; None for one."""
+    if jobs < 2:
+        yield None
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _document(
+    file: Path,
+    parameters: Mapping[str, Sequence[Any]],
+    samples: Sequence[Sample],
+    entries: list[Entry],
+) -> dict[str, Any]:
+    simulated = [index for index, entry in enumerate(entries) if "refused" not in entry]
+    return {
+        "schema": SCHEMA,
+        "sweep": str(file),
+        "parameters": {name: list(values) for name, values in parameters.items()},
+        "input": samples[0].data.path,
+        "points": entries,
+        "front": {
+            cost: [
+                simulated[i]
+                for i in pareto_front(
+                    [(entries[index]["seconds"], entries[index][cost]) for index in simulated]
+                )
+            ]
+            for cost in COSTS
+        },
+        "environment": environment(),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

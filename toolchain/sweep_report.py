@@ -1,0 +1,94 @@
+"""``sweep.html``: latency of every point of a design space against what it costs."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from toolchain.report_parts import figure
+from toolchain.simulation_report import page
+from toolchain.svg import Cloud, Point, scatter
+
+COSTS: Mapping[str, tuple[str, str, float]] = {
+    "energy_pj": ("Energy", "energy, µJ", 1e-6),
+    "multipliers": ("Multipliers", "multipliers, a proxy of area", 1),
+    "sram_bytes": ("Buffers", "SRAM, kB, a proxy of area", 1e-3),
+}
+"""Costs that latency is shown against: caption, axis, factor of the axis."""
+
+
+def render(
+    title: str, entries: Sequence[Mapping[str, Any]], front: Mapping[str, Sequence[int]]
+) -> str:
+    """The page.
+
+    Args:
+        title: name of the sweep.
+        entries: points, as in the JSON output; those that were refused have a reason.
+        front: indices of the points that no other beats, by cost.
+    """
+    charts = [_chart(cost, entries, front[cost]) for cost in COSTS]
+    refused = sum("refused" in entry for entry in entries)
+    return page(
+        f"Design space: {title}",
+        f'<h1>{escape(title)}</h1><p class="soft">{len(entries)} points, {refused} refused.</p>'
+        f'<div class="charts">{"".join(charts)}</div><h2>Points</h2>{_table(entries, front)}',
+    )
+
+
+def _chart(cost: str, entries: Sequence[Mapping[str, Any]], front: Sequence[int]) -> str:
+    caption, axis, factor = COSTS[cost]
+
+    def point(entry: Mapping[str, Any]) -> Point:
+        settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
+        tip = f"{entry['model']}, {entry['architecture']}, {settings}"
+        return Point(x=1e3 * entry["seconds"], y=factor * entry[cost], label=tip)
+
+    others = [
+        point(entry)
+        for index, entry in enumerate(entries)
+        if "refused" not in entry and index not in front
+    ]
+    chart = scatter(
+        title=f"Latency and {caption.lower()}",
+        clouds=[
+            Cloud(name="beaten by another point", points=others),
+            Cloud(name="front", points=[point(entries[index]) for index in front], line=True),
+        ],
+        x_label="latency, ms",
+        y_label=axis,
+        x_log=True,
+        y_log=True,
+    )
+    return figure(f"Latency and {caption.lower()}", "lower and further left is better", chart)
+
+
+def _table(entries: Sequence[Mapping[str, Any]], front: Mapping[str, Sequence[int]]) -> str:
+    names = list(entries[0]["settings"])
+    numbers = ("Cycles", "ms", "Energy, µJ", "DRAM, kB", "Multipliers", "SRAM, kB")
+    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in ("Architecture", *names))
+    head += "".join(f'<th scope="col" class="number">{each}</th>' for each in numbers)
+    rows = "".join(_row(entry, index, front) for index, entry in enumerate(entries))
+    return (
+        f'<div class="card scroll"><table><thead><tr><th scope="col">Model</th>{head}'
+        f'<th scope="col">On the front of</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _row(entry: Mapping[str, Any], index: int, front: Mapping[str, Sequence[int]]) -> str:
+    texts = [entry["architecture"], *map(str, entry["settings"].values())]
+    cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
+    if "refused" in entry:
+        cells += f'<td colspan="7">refused: {escape(entry["refused"])}</td>'
+    else:
+        numbers = (
+            f"{entry['cycles']:,}",
+            f"{1e3 * entry['seconds']:.3f}",
+            f"{entry['energy_pj'] / 1e6:,.1f}",
+            f"{entry['dram_bytes'] / 1e3:,.0f}",
+            f"{entry['multipliers']:,}",
+            f"{entry['sram_bytes'] / 1e3:,.0f}",
+        )
+        cells += "".join(f'<td class="number">{text}</td>' for text in numbers)
+        fronts = ", ".join(COSTS[cost][0].lower() for cost in COSTS if index in front[cost])
+        cells += f"<td>{fronts}</td>"
+    return f'<tr><th scope="row">{escape(entry["model"])}</th>{cells}</tr>'
