@@ -2,7 +2,7 @@
 
     network.py   runs the model node by node and keeps what every layer reads and writes
     layers.py, hybrid_layers.py   read nodes as layers: in real numbers, and in integers
-    architecture.py, architectures/*.yaml   the machines; every parameter names its source
+    arrays.py, architecture.py, architectures/*.yaml   the machines; every parameter names its source
     systolic.py, escalate.py, scnn.py, sparten.py   tile times and event counts of one layer
     schedule.py  double-buffered DRAM transfers around the tiles, as one stream of records
     simulator.py puts them together and checks that nothing is lost

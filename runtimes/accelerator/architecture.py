@@ -1,13 +1,12 @@
-"""What an accelerator consists of: frozen, validated parameters; files are read elsewhere.
+"""What an accelerator consists of around its array: memories, widths, host; checked for sense.
 
 Times are in cycles of the accelerator's clock, sizes in bytes unless a name says bits.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
 
-Dataflow = Literal["ws", "os", "is"]
+from runtimes.accelerator.arrays import Array
 
 
 class ArchitectureError(ValueError):
@@ -69,132 +68,6 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SystolicArray:
-    """Dense array of multipliers.
-
-    Attributes:
-        height: rows.
-        width: columns.
-        dataflow: what stays in place: weights, outputs or inputs.
-    """
-
-    height: int
-    width: int
-    dataflow: Dataflow
-
-    @property
-    def multipliers(self) -> int:
-        """In all."""
-        return self.height * self.width
-
-
-@dataclass(frozen=True, kw_only=True)
-class EscalateArray:
-    """Blocks of one combine unit (adders) and one row of multipliers.
-
-    Attributes:
-        blocks: each works on one output channel and one tile of the map at a time.
-        multipliers_per_block: of the basis stage.
-        combine_width: matched coefficient–activation pairs that the adder tree takes a cycle.
-        look_ahead: groups of `combine_width` channels that concentration may draw from.
-        concentration: refill holes from the look-ahead window; off: one group at a time.
-        scan_bits: positions of the two masks that are compared a cycle.
-        fifo_depth: intermediate values between the two stages.
-        tile_positions: largest tile of the map, positions.
-        tile_buffer_bytes: a block's copy of what it reads of a tile, for energy.
-        intermediate_bits: width of an intermediate value.
-        coefficient_bits: of a coefficient that is not ternary, sign included.
-        wide_coefficient_cycles: bit-serial adder cycles that one such coefficient takes.
-        balance: channels are dealt to blocks by nonzero coefficients, or round-robin.
-        skip_coefficients: zero coefficients take no adder slot.
-        skip_activations: nor do zero activations.
-    """
-
-    blocks: int
-    multipliers_per_block: int
-    combine_width: int
-    look_ahead: int
-    concentration: bool
-    scan_bits: int
-    fifo_depth: int
-    tile_positions: int
-    tile_buffer_bytes: int
-    intermediate_bits: int
-    coefficient_bits: int
-    wide_coefficient_cycles: int
-    balance: Literal["greedy", "round-robin"]
-    skip_coefficients: bool
-    skip_activations: bool
-
-    @property
-    def multipliers(self) -> int:
-        """In all."""
-        return self.blocks * self.multipliers_per_block
-
-    @property
-    def window(self) -> int:
-        """Groups that one cycle may draw from."""
-        return self.look_ahead if self.concentration else 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScnnArray:
-    """SCNN-like: processing elements that multiply all pairs of nonzero weights and activations.
-
-    Attributes:
-        grid: processing elements along one side of the square grid; each owns a part of the plane.
-        activations_per_cycle: I, nonzero activations taken a cycle.
-        weights_per_cycle: F, nonzero weights taken a cycle.
-        accumulators: partial sums that one processing element holds.
-        run_bits: width of a run length of the compressed storage.
-    """
-
-    grid: int
-    activations_per_cycle: int
-    weights_per_cycle: int
-    accumulators: int
-    run_bits: int
-
-    @property
-    def multipliers(self) -> int:
-        """In all."""
-        return self.grid**2 * self.activations_per_cycle * self.weights_per_cycle
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpartenArray:
-    """SparTen-like: clusters of units that each find one matching pair of nonzeros a cycle.
-
-    Attributes:
-        clusters: each owns a share of the output positions.
-        units: multipliers of a cluster; each owns some filters.
-        chunk: positions of a vector that are broadcast and compared at once.
-        filters_per_unit: of different density, so that a unit's work evens out.
-        unit_buffer_bytes: filter chunks and the input chunk that a unit holds, for energy.
-    """
-
-    clusters: int
-    units: int
-    chunk: int
-    filters_per_unit: int
-    unit_buffer_bytes: int
-
-    @property
-    def multipliers(self) -> int:
-        """In all."""
-        return self.clusters * self.units
-
-
-Array = SystolicArray | EscalateArray | ScnnArray | SpartenArray
-KINDS: Mapping[str, type[Any]] = {
-    "systolic": SystolicArray,
-    "escalate": EscalateArray,
-    "scnn": ScnnArray,
-    "sparten": SpartenArray,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One accelerator.
 
@@ -243,8 +116,10 @@ class Architecture:
                     raise ArchitectureError(
                         f"{name}.{each.name} is {value:g}, expected a positive number"
                     )
-        for name, needed in _smallest_tiles(self).items():
-            self.check_tile(name, needed)
+        inputs, weights, results = self.array.smallest_tile
+        self.check_tile("input_bytes", -(-inputs * self.words.activation_bits // 8))
+        self.check_tile("weight_bytes", -(-weights * self.words.weight_bits // 8))
+        self.check_tile("output_bytes", -(-results * self.words.accumulator_bits // 8))
 
     def check_tile(self, buffer: str, needed: int, layer: str = "") -> None:
         """Refuses a buffer that does not hold a tile of `needed` bytes in one of its halves.
@@ -269,23 +144,3 @@ class Architecture:
     def bytes_per_cycle(self) -> float:
         """DRAM bytes in one cycle of the accelerator."""
         return self.dram.bytes_per_second / self.clock_hz
-
-
-def _smallest_tiles(architecture: Architecture) -> dict[str, int]:
-    """Bytes that half of every buffer must hold, whatever the layer."""
-    array, words = architecture.array, architecture.words
-    if isinstance(array, SystolicArray):
-        inputs, weights, outputs = array.height, array.height * array.width, array.width
-    elif isinstance(array, EscalateArray):
-        inputs, weights, outputs = array.scan_bits, array.scan_bits, array.blocks
-    elif isinstance(array, ScnnArray):
-        inputs = array.grid**2 * array.activations_per_cycle
-        weights, outputs = array.weights_per_cycle, array.grid**2
-    else:
-        inputs = array.chunk * array.clusters
-        weights, outputs = array.chunk * array.units, array.multipliers
-    return {
-        "input_bytes": -(-inputs * words.activation_bits // 8),
-        "weight_bytes": -(-weights * words.weight_bits // 8),
-        "output_bytes": -(-outputs * words.accumulator_bits // 8),
-    }

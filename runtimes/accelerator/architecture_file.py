@@ -26,7 +26,6 @@ from typing import Any
 import yaml
 
 from runtimes.accelerator.architecture import (
-    KINDS,
     Architecture,
     ArchitectureError,
     Buffers,
@@ -34,6 +33,7 @@ from runtimes.accelerator.architecture import (
     Host,
     Words,
 )
+from runtimes.accelerator.arrays import KINDS
 
 VERSION = 1
 NO_SOURCE = "as given by the user"

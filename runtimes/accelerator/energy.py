@@ -7,7 +7,8 @@ from importlib import resources
 import numpy as np
 import yaml
 
-from runtimes.accelerator.architecture import Architecture, ArchitectureError, EscalateArray
+from runtimes.accelerator.architecture import Architecture, ArchitectureError
+from runtimes.accelerator.arrays import EscalateArray
 
 _FOLDER = "runtimes.accelerator.energy_tables"
 

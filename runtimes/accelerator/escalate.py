@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtimes.accelerator.architecture import Architecture, EscalateArray
+from runtimes.accelerator.architecture import Architecture
+from runtimes.accelerator.arrays import EscalateArray
 from runtimes.accelerator.matching import Counts, match_counts, pipeline_cycles, window_cycles
 from runtimes.accelerator.tiles import TilePlan, bitmap_bytes, repeated_loads, spread
 from runtimes.accelerator.workload import Array, Factors, Layer, Mask, tap_counts, taps

@@ -7,7 +7,8 @@ All processing elements end a group of output channels together.
 
 import numpy as np
 
-from runtimes.accelerator.architecture import Architecture, ScnnArray, TileError
+from runtimes.accelerator.architecture import Architecture, TileError
+from runtimes.accelerator.arrays import ScnnArray
 from runtimes.accelerator.tiles import Ints, TilePlan, spread
 from runtimes.accelerator.workload import Layer, Mask, taps
 

@@ -8,13 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtimes.accelerator import escalate, scnn, sparten, systolic
-from runtimes.accelerator.architecture import (
-    Architecture,
-    EscalateArray,
-    ScnnArray,
-    SpartenArray,
-    SystolicArray,
-)
+from runtimes.accelerator.architecture import Architecture
+from runtimes.accelerator.arrays import EscalateArray, ScnnArray, SpartenArray, SystolicArray
 from runtimes.accelerator.energy import event_energies, load_table
 from runtimes.accelerator.schedule import Record, schedule
 from runtimes.accelerator.tiles import TilePlan, bitmap_bytes

@@ -5,7 +5,8 @@ cycles(cluster, position) = Σ_chunk max(1, max over units of Σ over its filter
 
 import numpy as np
 
-from runtimes.accelerator.architecture import Architecture, SpartenArray
+from runtimes.accelerator.architecture import Architecture
+from runtimes.accelerator.arrays import SpartenArray
 from runtimes.accelerator.tiles import TilePlan, bitmap_bytes, repeated_loads
 from runtimes.accelerator.workload import Array, Layer, Mask, taps
 

@@ -9,7 +9,8 @@ With M = Ho·Wo positions, K = R·S·C, N filters and an array of H rows and W c
 
 import numpy as np
 
-from runtimes.accelerator.architecture import Architecture, SystolicArray
+from runtimes.accelerator.architecture import Architecture
+from runtimes.accelerator.arrays import SystolicArray
 from runtimes.accelerator.tiles import TilePlan, spread
 from runtimes.accelerator.workload import Layer
 

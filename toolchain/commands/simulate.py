@@ -7,14 +7,9 @@ from typing import Any
 
 import click
 
-from runtimes.accelerator.architecture import (
-    Architecture,
-    ArchitectureError,
-    EscalateArray,
-    SpartenArray,
-    SystolicArray,
-)
+from runtimes.accelerator.architecture import Architecture, ArchitectureError
 from runtimes.accelerator.architecture_file import override, shipped_names, to_json
+from runtimes.accelerator.arrays import EscalateArray, SpartenArray, SystolicArray
 from runtimes.accelerator.simulator import NetworkResult, simulate
 from runtimes.accelerator.workload import Workload
 from runtimes.accelerator.writers import write_all

@@ -22,17 +22,16 @@ from runtimes.accelerator.sweep import (
 )
 from runtimes.accelerator.workload import Workload
 from toolchain.commands.simulation import Sample, run_sample
+from toolchain.commands.sweep_journal import Entry, append, read_journal, write_text
 from toolchain.console import format_bytes, format_count, note, print_table, progress, say
 from toolchain.environment import environment, package_version
-from toolchain.errors import UnreadableError, UsageError
+from toolchain.errors import UsageError
 from toolchain.recipe import read_document
 from toolchain.sweep_report import COSTS, render
 
 SCHEMA = "optc-simulate-sweep/1"
 JOURNAL = "sweep.jsonl"
 REPORT = "sweep.html"
-
-Entry = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,27 +76,14 @@ def sweep(
     except ArchitectureError as error:
         raise UsageError(str(error)) from error
     journal = out / JOURNAL if out is not None else None
-    finished = read_journal(journal) if journal is not None and journal.exists() else {}
-    count = sum(len(wanted) for wanted in grid)
-    total = sum(point.key not in finished for wanted in grid for point in wanted)
-    if total < count:
-        say(f"{count - total} of {count} points were finished before")
-    with progress(total, "sweep") as report, _pool(min(jobs, total)) as pool:
-        done = 0
-        for sample, wanted in zip(samples, grid, strict=True):
-            left = [point for point in wanted if point.key not in finished]
-            for entry in _simulate(sample, left, pool):
-                finished[entry["key"]] = entry
-                done += 1
-                report(done, total, entry["model"])
-                if journal is not None:
-                    append(journal, entry)
+    finished = read_journal(journal) if journal is not None else {}
+    finished |= _simulate_all(samples, grid, finished, jobs, journal)
     entries = [{**finished[point.key], **point.entry} for wanted in grid for point in wanted]
-    document = _document(file, parameters, samples, entries)
     if all("refused" in entry for entry in entries):
         raise UsageError(f"{file}: no point can be simulated; the first: {entries[0]['refused']}")
+    document = _document(file, parameters, samples, entries)
     if out is not None:
-        _write(out / REPORT, render(str(file), entries, document["front"]))
+        write_text(out / REPORT, render(str(file), entries, document["front"]))
     return document
 
 
@@ -136,44 +122,6 @@ def describe(entry: Entry) -> str:
     return f"{entry['model']} on {entry['architecture']}, {settings}"
 
 
-def read_journal(path: Path) -> dict[str, Entry]:
-    """Finished points by key; a last line that was cut off is removed from the file.
-
-    Raises:
-        UnreadableError: it is not a journal.
-        UsageError: it cannot be written.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"{path}: {error}") from error
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        _write(path, whole)
-    finished = {}
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            finished[entry["key"]] = entry
-        except (ValueError, TypeError, KeyError) as error:
-            raise UnreadableError(f"{path}: line {number} is not a point; remove it") from error
-    return finished
-
-
-def append(path: Path, entry: Entry) -> None:
-    """Adds a finished point.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def _points(
     sample: Sample, architectures: Sequence[Architecture], parameters: Mapping[str, Sequence[Any]]
 ) -> list[Point]:
@@ -210,6 +158,29 @@ def _feeds_sha256(sample: Sample) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _simulate_all(
+    samples: Sequence[Sample],
+    grid: Sequence[Sequence[Point]],
+    finished: Mapping[str, Entry],
+    jobs: int,
+    journal: Path | None,
+) -> dict[str, Entry]:
+    """Entries of the points that are not finished, by key; each is written when it is."""
+    left = [[point for point in wanted if point.key not in finished] for wanted in grid]
+    count, total = (sum(len(wanted) for wanted in each) for each in (grid, left))
+    if total < count:
+        say(f"{count - total} of {count} points were finished before")
+    found: dict[str, Entry] = {}
+    with progress(total, "sweep") as report, _pool(min(jobs, total)) as pool:
+        for sample, wanted in zip(samples, left, strict=True):
+            for entry in _simulate(sample, wanted, pool):
+                found[entry["key"]] = entry
+                if journal is not None:
+                    append(journal, entry)
+                report(len(found), total, entry["model"])
+    return found
 
 
 def _simulate(
@@ -286,11 +257,3 @@ def _document(
         },
         "environment": environment(),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

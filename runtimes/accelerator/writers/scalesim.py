@@ -1,6 +1,6 @@
 """Files in the formats of SCALE-Sim 3.0.0; every row ends with a comma, as its parser needs."""
 
-from runtimes.accelerator.architecture import SystolicArray
+from runtimes.accelerator.arrays import SystolicArray
 from runtimes.accelerator.simulator import NetworkResult
 from runtimes.accelerator.writers.tables import csv_name
 

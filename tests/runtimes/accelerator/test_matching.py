@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.accelerator import reference, scnn, sparten, systolic
-from runtimes.accelerator.architecture import SystolicArray
+from runtimes.accelerator.arrays import SystolicArray
 from runtimes.accelerator.matching import match_counts, pipeline_cycles, window_cycles
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtimes.accelerator.architecture import SystolicArray
+from runtimes.accelerator.arrays import SystolicArray
 from runtimes.accelerator.systolic import fold_grid
 
 HERE = Path(__file__).parent
