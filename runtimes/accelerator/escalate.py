@@ -49,11 +49,7 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
     """
     array, words = architecture.array, architecture.words
     assert isinstance(array, EscalateArray)
-    work = (
-        plain_work(layer, architecture)
-        if layer.factors is None
-        else decomposed_work(layer, layer.factors, architecture)
-    )
+    work = layer_work(layer, architecture)
     K, _, P = work.first.shape
     side, across = block_grid(array.blocks, K, P)
     size = max(1, min(array.tile_positions, -(-P // across)))
@@ -61,18 +57,14 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
     limit = architecture.buffers.weight_bytes // 2
     architecture.check_tile("weight_bytes", int(work.weight_bytes.max()), layer.name)
     groups = channel_groups(work.weight_bytes, side, limit)
-    rounds = range(0, times.shape[1], across)
     compute = np.array(
         [
-            [
-                round_cycles(times[g, r : r + across], work.weight_bytes[g], side, array)
-                for g in groups
-            ]
-            for r in rounds
+            [round_cycles(tiles[g], work.weight_bytes[g], side, array) for g in groups]
+            for tiles in np.split(times, range(across, times.shape[1], across), axis=1)
         ]
     )  # (rounds, groups)
     input_bytes = bitmap_bytes(layer.x != 0, words.activation_bits)
-    inputs = spread(input_bytes, len(rounds))
+    inputs = spread(input_bytes, len(compute))
     architecture.check_tile("input_bytes", int(inputs.max()), layer.name)
     loads, pairs = repeated_loads(
         inputs,
@@ -80,8 +72,7 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
         fit_inputs=input_bytes <= architecture.buffers.input_bytes // 2,
         fit_weights=bool(work.weight_bytes.sum() <= limit),
     )
-    stored = bitmap_bytes(layer.stored, words.activation_bits)
-    stores = spread(stored, len(pairs))
+    stores = spread(bitmap_bytes(layer.stored, words.activation_bits), len(pairs))
     architecture.check_tile("output_bytes", int(stores.max()), layer.name)
     counts = {
         **work.counts,
@@ -99,6 +90,13 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
         adds=work.adds[0],
         adds_skipped=work.adds[1],
     )
+
+
+def layer_work(layer: Layer, architecture: Architecture) -> Work:
+    """What the blocks do for a layer, decomposed or not."""
+    if layer.factors is None:
+        return plain_work(layer, architecture)
+    return decomposed_work(layer, layer.factors, architecture)
 
 
 def decomposed_work(layer: Layer, factors: Factors, architecture: Architecture) -> Work:
