@@ -35,11 +35,19 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One labelled point of a scatter plot."""
+    """One point of a scatter plot.
+
+    Attributes:
+        x: horizontal.
+        y: vertical.
+        label: written beside it.
+        tip: shown in the place of the label when pointed at.
+    """
 
     x: float
     y: float
     label: str
+    tip: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +174,7 @@ def _cloud(cloud: Cloud, x_axis: Axis, y_axis: Axis, colour: str) -> str:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path d="M{path}" style="fill:none;stroke:{colour};stroke-width:1.5"/>')
     for (x, y), point in zip(places, cloud.points, strict=True):
-        tip = escape(f"{cloud.name}, {point.label}: {point.x:.6g}, {point.y:.6g}")
+        tip = escape(f"{cloud.name}, {point.tip or point.label}: {point.x:.6g}, {point.y:.6g}")
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="fill:{colour}">'
             f"<title>{tip}</title></circle>"

@@ -38,28 +38,35 @@ def render(
 def _chart(cost: str, entries: Sequence[Mapping[str, Any]], front: Sequence[int]) -> str:
     caption, axis, factor = COSTS[cost]
 
-    def point(entry: Mapping[str, Any]) -> Point:
+    def point(index: int, label: str) -> Point:
+        entry = entries[index]
         settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
-        tip = f"{entry['model']}, {entry['architecture']}, {settings}"
-        return Point(x=1e3 * entry["seconds"], y=factor * entry[cost], label=tip)
+        tip = f"{index + 1}: {entry['model']}, {entry['architecture']}, {settings}"
+        return Point(x=1e3 * entry["seconds"], y=factor * entry[cost], label=label, tip=tip)
 
     others = [
-        point(entry)
+        point(index, "")
         for index, entry in enumerate(entries)
         if "refused" not in entry and index not in front
     ]
+    first = {(entries[i]["seconds"], entries[i][cost]): i for i in reversed(front)}
+    best = [point(i, str(i + 1) if i in first.values() else "") for i in front]  # one a place
     chart = scatter(
         title=f"Latency and {caption.lower()}",
         clouds=[
             Cloud(name="beaten by another point", points=others),
-            Cloud(name="front", points=[point(entries[index]) for index in front], line=True),
+            Cloud(name="front", points=best, line=True),
         ],
         x_label="latency, ms",
         y_label=axis,
         x_log=True,
         y_log=True,
     )
-    return figure(f"Latency and {caption.lower()}", "lower and further left is better", chart)
+    return figure(
+        f"Latency and {caption.lower()}",
+        "lower left is better; the numbers are those of the table",
+        chart,
+    )
 
 
 def _table(entries: Sequence[Mapping[str, Any]], front: Mapping[str, Sequence[int]]) -> str:
@@ -69,7 +76,8 @@ def _table(entries: Sequence[Mapping[str, Any]], front: Mapping[str, Sequence[in
     head += "".join(f'<th scope="col" class="number">{each}</th>' for each in numbers)
     rows = "".join(_row(entry, index, front) for index, entry in enumerate(entries))
     return (
-        f'<div class="card scroll"><table><thead><tr><th scope="col">Model</th>{head}'
+        '<div class="card scroll"><table><thead><tr><th scope="col">#</th>'
+        f'<th scope="col">Model</th>{head}'
         f'<th scope="col">On the front of</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
@@ -91,4 +99,4 @@ def _row(entry: Mapping[str, Any], index: int, front: Mapping[str, Sequence[int]
         cells += "".join(f'<td class="number">{text}</td>' for text in numbers)
         fronts = ", ".join(COSTS[cost][0].lower() for cost in COSTS if index in front[cost])
         cells += f"<td>{fronts}</td>"
-    return f'<tr><th scope="row">{escape(entry["model"])}</th>{cells}</tr>'
+    return f'<tr><th scope="row">{index + 1}</th><td>{escape(entry["model"])}</td>{cells}</tr>'

@@ -124,3 +124,9 @@ def test_short_labels_drop_what_all_share() -> None:
     assert short_labels(labels) == ["layer1", "layer2"]
     assert short_labels(["same/x", "same/x"]) == ["same/x", "same/x"]
     assert all(len(label) <= 16 for label in short_labels(["x" * 40, "y" * 40]))
+
+
+def test_a_point_may_say_more_when_pointed_at() -> None:
+    point = Point(x=1, y=2, label="7", tip="blocks=8 & more")
+    text = scatter(title="t", clouds=[Cloud(name="c", points=[point])], x_label="x", y_label="y")
+    assert "<title>c, blocks=8 &amp; more: 1, 2</title>" in text and ">7</text>" in text

@@ -52,7 +52,8 @@ def test_points_equal_single_simulations(
             assert point[key] == single[key]
         assert point["functional_error"] < 1e-6
     page = (tmp_path / "out" / "sweep.html").read_text()
-    assert page.count("<svg") == 3 and "array.height" in page
+    assert page.count("<svg") == 3 and page.count("<tr>") == 5
+    assert "1: " + str(tmp_path / "m.onnx") + ", dense-ws, array.height=8" in page
 
 
 def test_processes_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
