@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,19 @@ def command(
     architectures = open_architectures(names if use_names else (), files)
     samples = [open_sample(path, source, seed=seed, dims=dims) for path in models]
     if sweep_file is not None:
-        document = sweep(
-            sweep_file, samples, architectures, jobs=jobs or os.cpu_count() or 1, out=out
-        )
-        print_json(document) if as_json else print_sweep(document)
+        cores = jobs or available_cores()
+        document = sweep(sweep_file, samples, architectures, jobs=cores, out=out)
+        show = print_json if as_json else print_sweep
+        show(document)
         return
     _simulate_one(samples[0], architectures, seed=seed, out=out, ablate=ablate, as_json=as_json)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, or all where the system does not say."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _simulate_one(
