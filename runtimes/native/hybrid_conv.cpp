@@ -50,7 +50,8 @@ struct HybridConv::Run {
       const int64_t sample = first_sample + planned.sample[v];
       tile.output[v] = sample * w.K * y_plane + planned.pixel[v];
       tile.pixels[v] = planned.pixels[v];
-      tile.contiguous &= tile.pixels[v] == kPixels && tile.output[v] == tile.output[0] + v * kPixels;
+      tile.contiguous &=
+          tile.pixels[v] == kPixels && tile.output[v] == tile.output[0] + v * kPixels;
       tile.vectors = v + 1;
     }
     tile.windows = planned.windows.data();
@@ -116,17 +117,18 @@ struct HybridConv::Run {
 
   void responses(const HybridTile& tile, const uint8_t* of_tile, size_t begin, size_t end,
                  uint8_t* t, uint8_t* windows) const {
-      const HybridResponseArgs args = {
+    const HybridResponseArgs args = {
         &tile, of_tile, x, x_end, x_plane, w.x_zero, w.quads.data() + begin, end - begin,
         plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
     w.form == Form::kSigns ? op.kernels_.sign_responses(args) : op.kernels_.pair_responses(args);
   }
 
   void rows(const HybridTile& tile, const uint8_t* t, size_t k_begin, size_t k_end) const {
-      const size_t k_group = size_t(w.K) / size_t(op.group_);
+    const size_t k_group = size_t(w.K) / size_t(op.group_);
     const HybridRowArgs args = {
-        &tile, t, k_begin, k_end, w.order.data(), w.pairs.data(), w.dense.data(), w.runs.data(), w.signs.data(),
-        w.begin.data(), k_group, w.quads_per_group, &requantise, y, y_plane, residual};
+        &tile, t, k_begin, k_end, w.order.data(), w.pairs.data(), w.dense.data(),
+        w.runs.data(), w.signs.data(), w.begin.data(), k_group, w.quads_per_group, &requantise,
+        y, y_plane, residual};
     switch (w.form) {
       case Form::kPairs: return op.kernels_.pair_rows(args);
       case Form::kDense: return op.kernels_.dense_rows(args);
@@ -165,8 +167,9 @@ void HybridConv::run(const uint8_t* x, const std::vector<int64_t>& x_shape,
   const std::shared_ptr<const HybridPlan> plan = plan_of(height, width);
   const bool is_narrow = x_shape[0] == 1 && plan->samples > kTileVectors / 2;  // of one vector
   const HybridWeights& weights = is_narrow && narrow_ != nullptr ? *narrow_ : weights_;
-  Run run = {*this, *plan, weights, weights.requantise(), x, x + x_shape[0] * weights_.C * height * width, residual, y,
-             x_shape[0], ptrdiff_t(height * width), ptrdiff_t(plan->output[0] * plan->output[1])};
+  const uint8_t* x_end = x + x_shape[0] * weights_.C * height * width;
+  Run run = {*this, *plan, weights, weights.requantise(), x, x_end, residual, y, x_shape[0],
+             ptrdiff_t(height * width), ptrdiff_t(plan->output[0] * plan->output[1])};
   run.tiles() < kFewTiles ? run.by_stage(pool) : run.by_tile(pool);
 }
 

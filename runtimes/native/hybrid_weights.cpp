@@ -207,7 +207,8 @@ void pack_signs(std::vector<Term> terms, HybridWeights& packed) {
 bool can_have(Form form, const std::vector<Term>& terms, int64_t K, int64_t group) {
   if (form == Form::kPairs) return true;
   if (form == Form::kDense) return K / group % kDenseRows == 0;
-  return std::all_of(terms.begin(), terms.end(), [](const Term& t) { return std::abs(t.symbol) == 1; });
+  return std::all_of(terms.begin(), terms.end(),
+                     [](const Term& t) { return std::abs(t.symbol) == 1; });
 }
 
 double cost(Form form, const std::vector<Term>& terms, double pairs, const Costs& costs) {
