@@ -9,12 +9,11 @@ threads; runs alternate (see `toolchain.bench`). A model that would get slower i
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from samples.benchmarks.results import RESULTS, machine, publish, store, stored, table
 from toolchain.bench import BenchConfig, measure
 from toolchain.bench_statistics import speedup
-from toolchain.environment import environment
 from toolchain.inputs import input_specs, random_feeds
 from toolchain.model_io import load_model
 from toolchain.runner import Runner
@@ -186,16 +185,19 @@ def measure_one(label: str, path: Path, option: str, threads: int, calib: Path |
 
 def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     """Writes all numbers as JSON and the table as Markdown."""
-    document = {"rows": [asdict(row) for row in rows], "environment": known}
-    (out / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
+    store(NAME, rows, known, out)
+    headers = ("model", "pass", "threads", "layers split", "before", "after", "times as fast")
     lines = [
-        "| model | pass | threads | layers split | before | after | times as fast |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            f"| {row.model} | `{row.option}` | {row.threads} | {row.split} | {row.before:.3g} ms | "
-            f"{row.after:.3g} ms | {row.ratio:.2f} ({row.low:.2f} to {row.high:.2f}) |"
-            for row in rows
-        ),
+        [
+            row.model,
+            f"`{row.option}`",
+            str(row.threads),
+            str(row.split),
+            f"{row.before:.3g} ms",
+            f"{row.after:.3g} ms",
+            f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})",
+        ]
+        for row in rows
     ]
     note = (
         "Made by `python -m samples.benchmarks.svd_latency --source DIR` on "
@@ -205,21 +207,19 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
         "layers are split nothing was faster and the model is its own output, so the ratio shows "
         "the noise. The first three have random weights."
     )
-    (out / f"{NAME}.md").write_text("\n\n".join(["# SVD: time", "\n".join(lines), note]) + "\n")
-    click.echo("\n".join(lines))
+    publish(NAME, ["# SVD: time", table(headers, lines), note], out)
 
 
 @click.command()
 @click.option("--source", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("samples/results"))
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 @click.option("--model", "models", multiple=True, type=click.Choice([*MADE, *TRAINED]))
 def main(source: Path, out: Path, models: tuple[str, ...]) -> None:
     """Measures models at one and two threads; rows of others that are stored stay."""
     models = models or (*MADE, *TRAINED)
-    stored = out / f"{NAME}.json"
-    old = json.loads(stored.read_text())["rows"] if stored.exists() else []
+    old, _ = stored(NAME, out)
     rows = [Row(**row) for row in old if row["model"] not in models]
-    known = {**environment(), "cores": str(os.cpu_count())}
+    known = machine()
     with tempfile.TemporaryDirectory() as folder:
         for label, (make, option) in MADE.items():
             if label not in models:

@@ -9,19 +9,23 @@ refitted. Plain: truncated SVD of the weights, ranks allocated by the weights' e
 writes tables (Markdown) and all numbers (JSON).
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from toolchain.environment import environment
+from samples.benchmarks.results import (
+    RESULTS,
+    machine,
+    make_data,
+    optc,
+    publish,
+    store,
+    stored,
+    table,
+)
 
 NAME = "svd_posttraining"
 MODELS = ("resnet20", "resnet56")
@@ -63,22 +67,10 @@ class Row:
     seconds: float
 
 
-def run(arguments: Sequence[str | Path]) -> Any:
-    """Runs a command; returns its JSON.
-
-    Raises:
-        SystemExit: the command failed.
-    """
-    command = [sys.executable, "-m", "toolchain.cli", *map(str, arguments), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        sys.exit(f"optc {' '.join(map(str, arguments))}: exit code {done.returncode}")
-    return json.loads(done.stdout)
-
-
 def score(model: Path, work: Path) -> float:
     """Top-1 on the full test set, percent."""
-    return 100 * float(run(["eval", model, "--data", work / "eval_full.npz"])["top1"])
+    result, _ = optc("eval", model, "--data", work / "eval_full.npz")
+    return 100 * float(result["top1"])
 
 
 def measure(
@@ -90,7 +82,7 @@ def measure(
     option = ",".join(filter(None, [f"svd:macs={share:g}", options]))
     output = work / "out.onnx"
     data: list[str | Path] = ["--calib", work / "calib.npz"] if calibrated else []
-    result = run(["transform", model, "--pass", option, "-o", output, *data])
+    result, _ = optc("transform", model, "--pass", option, "-o", output, *data)
     before, after = result["input"], result["output"]
     return Row(
         model=name,
@@ -112,26 +104,18 @@ def markdown(rows: Sequence[Row], model: str) -> str:
     if not own:
         return ""
     baseline = next(iter(own.values())).baseline
-    lines = [
-        f"## {model}, {baseline:.2f} % as it comes",
-        "",
-        "| factors | " + " | ".join(f"{share:.1%} of the MACs" for share in SHARES) + " |",
-        "|---" * (1 + len(SHARES)) + "|",
-    ]
+    lines = []
     for kind, _, _ in KINDS:
-        cells = []
-        for share in SHARES:
-            row = own.get((kind, share))
-            cells.append("" if row is None else f"{row.top1:.2f} ({row.parameters:.0%})")
-        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        found = [own.get((kind, share)) for share in SHARES]
+        cells = ["" if row is None else f"{row.top1:.2f} ({row.parameters:.0%})" for row in found]
+        lines.append([kind, *cells])
+    headers = ["factors", *(f"{share:.1%} of the MACs" for share in SHARES)]
+    return f"## {model}, {baseline:.2f} % as it comes\n\n{table(headers, lines)}"
 
 
 def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     """Writes all numbers as JSON and the tables as Markdown."""
-    out.mkdir(parents=True, exist_ok=True)
-    document = {"rows": [asdict(row) for row in rows], "environment": known}
-    (out / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
+    store(NAME, rows, known, out)
     note = (
         "Made by `python -m samples.benchmarks.svd_posttraining --source DIR` on "
         f"{known['cpu']} ({known['cores']} cores), onnxruntime {known['onnxruntime']}, numpy "
@@ -140,25 +124,23 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
         "gradient steps. *plain*: truncated SVD of the weights without data, ranks shared out by "
         "the energy of the weights at the same number of MACs."
     )
-    tables = [table for model in MODELS if (table := markdown(rows, model))]
-    (out / f"{NAME}.md").write_text("\n\n".join(["# SVD after training", *tables, note]) + "\n")
-    click.echo("\n\n".join(tables))
+    tables = [markdown(rows, model) for model in MODELS]
+    publish(NAME, ["# SVD after training", *tables, note], out)
 
 
 def measure_all(
     source: Path,
     models: Sequence[str],
     shares: Sequence[float],
-    stored: list[Row],
+    old: list[Row],
     out: Path,
 ) -> list[Row]:
-    """All settings of the named models; rows that are stored are not measured again."""
-    rows = [row for row in stored]
+    """All settings of the named models; old rows are not measured again."""
+    rows = list(old)
     have = {(row.model, row.kind, row.share) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        make_data = Path(__file__).parents[1] / "make_data.py"
-        subprocess.run([sys.executable, make_data, "--source", source, "--out", work], check=True)
+        make_data(source, work)
         for name in models:
             path = source / "models" / f"{name}_cifar10.onnx"
             todo = [(k, s) for s in shares for k in KINDS if (name, k[0], s) not in have]
@@ -166,13 +148,13 @@ def measure_all(
             for kind, share in todo:
                 rows.append(measure(path, baseline, kind, share, work))
                 click.echo(f"{name}, {kind[0]}, {share:g}: {rows[-1].top1:.2f}", err=True)
-                write(rows, {**environment(), "cores": str(os.cpu_count())}, out)
+                write(rows, machine(), out)
     return rows
 
 
 @click.command()
 @click.option("--source", type=click.Path(exists=True, path_type=Path), help="Data and models.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("samples/results"))
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
 @click.option("--share", "shares", multiple=True, type=float, default=SHARES, help="Of the MACs.")
 @click.option("--resume", is_flag=True, help="Keep the rows that are stored, measure the others.")
@@ -184,15 +166,13 @@ def main(
     resume: bool,
 ) -> None:
     """Measure all settings and write the tables; without --source, only write the tables anew."""
-    stored: list[Row] = []
-    if source is None or (resume and (out / f"{NAME}.json").exists()):
-        document = json.loads((out / f"{NAME}.json").read_text())
-        stored = [Row(**row) for row in document["rows"]]
-        if source is None:
-            write(stored, document["environment"], out)
-            return
-    rows = measure_all(source, models, shares, stored, out)
-    write(rows, {**environment(), "cores": str(os.cpu_count())}, out)
+    documents, known = stored(NAME, out)
+    old = [Row(**row) for row in documents]
+    if source is None:
+        write(old, known, out)
+        return
+    rows = measure_all(source, models, shares, old if resume else [], out)
+    write(rows, machine(), out)
 
 
 if __name__ == "__main__":
