@@ -35,16 +35,10 @@ from passes.channels.removal import (
     describe_removal,
     find_removal,
     lost_channels,
-    remove_channels,
 )
+from passes.channels.rewrite import remove_channels
 from passes.cost import layer_costs
-from passes.framework import (
-    CompressionPass,
-    ConfigError,
-    Cost,
-    Plan,
-    PlanError,
-)
+from passes.framework import CompressionPass, ConfigError, Cost, Plan, PlanError
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 
 

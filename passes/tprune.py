@@ -10,19 +10,18 @@ remain to calibration data, or removes the lines that training has made small (`
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from passes.channels.follow import follow_channels
 from passes.channels.graph import ChannelGraph
-from passes.channels.groups import Group, channel_groups, prunable
-from passes.channels.layout import Ids, Mask
-from passes.channels.liveness import kept_channels, live_channels, uneven
+from passes.channels.groups import prunable
+from passes.channels.layout import Mask
+from passes.channels.liveness import live_channels, uneven
 from passes.channels.plans import (
     LAYERS,
     decide_layers,
@@ -31,7 +30,8 @@ from passes.channels.plans import (
     planned_channels,
     read_settings,
 )
-from passes.channels.removal import Removal, lost_channels, remove_channels
+from passes.channels.removal import Removal, lost_channels
+from passes.channels.rewrite import remove_channels
 from passes.cost import layer_costs
 from passes.framework import (
     CompressionPass,
@@ -43,7 +43,10 @@ from passes.framework import (
     PlanError,
 )
 from passes.shrink import ShrinkPass
-from passes.tprune_config import DEFAULT_PARAMS, TpruneConfig
+from passes.tprune_choice import (
+    choose_channels,
+)
+from passes.tprune_config import TpruneConfig
 from passes.tprune_fit import (
     Repaired,
     Score,
@@ -53,23 +56,6 @@ from passes.tprune_fit import (
     read_matrix,
     repair,
 )
-
-Scores = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """Units of a group that are removed in one step.
-
-    Attributes:
-        roots: of their classes.
-        damage: summed score.
-        parameters: weights that have them.
-    """
-
-    roots: Ids
-    damage: float
-    parameters: int
 
 
 class TprunePass(CompressionPass):
@@ -91,7 +77,7 @@ class TprunePass(CompressionPass):
         excluded = left_out(model, self.context)
         freeze_left_out(graph, excluded)
         scores = channel_scores(model, graph, self._score(), self.context)
-        kept = self._choose(model, graph, scores)
+        kept = choose_channels(model, graph, scores, self.config)
         removals = {m.node.name or "": lost_channels(m, kept) for m in graph.mixings}
         reasons = {**_reasons(model, graph, removals), **excluded}
         after = _predict(model, kept, removals)
@@ -124,151 +110,6 @@ class TprunePass(CompressionPass):
         if score != "magnitude" and self.context.calibration is None:
             raise ConfigError(f"score={score} needs calibration data (--calib)")
         return score
-
-    def _choose(self, model: ir.Model, graph: ChannelGraph, scores: Scores) -> Mask:
-        """Channels to keep, (ids in all,)."""
-        config = self.config
-        groups = [g for g in channel_groups(graph, scores) if self._is_candidate(g, model)]
-        sizes = _weight_sizes(graph)
-        queues = [_chunks(group, scores, sizes, config) for group in groups]
-        if config.density is not None or config.threshold is not None:
-            taken = [chunk for queue in queues for chunk in queue]
-            return _kept_without(graph, taken, scores)
-        steps = _in_order(queues)
-        total = sum(
-            v.const_value.size
-            for v in model.graph.initializers.values()
-            if v.const_value is not None and v.const_value.dtype.is_floating_point()
-        )
-        share = DEFAULT_PARAMS if config.params is None else config.params
-        fixed = total - _count(graph, np.ones(len(graph.roots()), bool))
-        return _first_within(
-            graph, steps, scores, share * total - fixed, f"params={share:g}", total
-        )
-
-    def _is_candidate(self, group: Group, model: ir.Model) -> bool:
-        if group.frozen is not None:
-            return False
-        if group.kind != "channels" and self.config.heads != "both":
-            return bool((group.kind == "heads") == (self.config.heads == "whole"))
-        tables = {
-            node.inputs[0].name
-            for node in model.graph
-            if node.op_type == "Gather" and node.inputs[0] is not None
-        }
-        looked_up = any(name in tables and axis > 0 for name, axis, _ in group.members)
-        return bool(self.config.embeddings or not looked_up)
-
-
-def _chunks(
-    group: Group, scores: Scores, sizes: Mapping[tuple[str, int], int], config: TpruneConfig
-) -> list[Chunk]:
-    """What may be removed of a group, weakest first, in steps that keep widths multiples."""
-    damages = [float(scores[unit].sum()) for unit in group.units]
-    order = np.argsort(damages, kind="stable")
-    count = len(order)
-    allowed = count - max(1, math.ceil(config.floor * count))
-    if config.density is not None:
-        allowed = min(allowed, count - max(1, round(config.density * count)))
-    if config.threshold is not None:
-        mean = float(np.mean(damages))
-        small = sum(damage <= config.threshold * mean for damage in damages)
-        allowed = min(count - 1, small)
-    step = config.multiple // math.gcd(config.multiple, group.width)
-    if group.kind == "heads" or count % step:
-        step = 1
-    bounds = [count - left for left in range(count) if (count - left) <= allowed]
-    bounds = sorted(n for n in bounds if n and (count - n) % step == 0)
-    if config.density is not None or config.threshold is not None:
-        bounds = bounds[-1:]
-    unit = sum(n * sizes[name, axis] for name, axis, n in group.members)
-    chunks, start = [], 0
-    for end in bounds:
-        picked = order[start:end]
-        chunks.append(
-            Chunk(
-                roots=np.concatenate([group.units[i] for i in picked]),
-                damage=sum(damages[i] for i in picked),
-                parameters=unit * len(picked),
-            )
-        )
-        start = end
-    return chunks
-
-
-def _in_order(queues: Sequence[Sequence[Chunk]]) -> list[Chunk]:
-    """All chunks by damage per parameter; those of one group stay in their order."""
-    steps = []
-    for number, queue in enumerate(queues):
-        worst = 0.0
-        for place, chunk in enumerate(queue):
-            worst = max(worst, chunk.damage / max(chunk.parameters, 1))
-            steps.append((worst, number, place, chunk))
-    return [chunk for *_, chunk in sorted(steps, key=lambda step: step[:3])]
-
-
-def _first_within(
-    graph: ChannelGraph,
-    steps: Sequence[Chunk],
-    scores: Scores,
-    budget: float,
-    what: str,
-    total: int,
-) -> Mask:
-    """The fewest steps that come within the budget.
-
-    Raises:
-        ConfigError: all of them together do not.
-    """
-    low, high = 0, len(steps)
-    least = _count(graph, _kept_without(graph, steps, scores))
-    if least > budget:
-        rest = (least - budget) / total
-        raise ConfigError(
-            f"{what} cannot be reached: {rest:.3f} of the model's parameters too many are left "
-            "when every group is cut to its floor; raise it, or lower floor or multiple"
-        )
-    while low < high:
-        middle = (low + high) // 2
-        if _count(graph, _kept_without(graph, steps[:middle], scores)) <= budget:
-            high = middle
-        else:
-            low = middle + 1
-    return _kept_without(graph, steps[:low], scores)
-
-
-def _kept_without(graph: ChannelGraph, chunks: Sequence[Chunk], scores: Scores) -> Mask:
-    """What is kept when chunks are removed, (ids in all,)."""
-    roots = graph.roots()
-    kept = np.ones(len(roots), bool)
-    for chunk in chunks:
-        kept[chunk.roots] = False
-    before = -1
-    while before != kept.sum():  # a part may itself be made of parts
-        before = kept.sum()
-        for product in graph.products:
-            gone = ~np.all([kept[roots[part]] for part in product.parts], axis=0)
-            kept[roots[product.whole[gone]]] = False
-    kept[list(graph.frozen())] = True
-    return kept_channels(graph, kept[roots], order=scores)
-
-
-def _weight_sizes(graph: ChannelGraph) -> dict[tuple[str, int], int]:
-    """Elements of one line along each labelled axis of the initializers."""
-    return {
-        (value.name or "", axis): value.const_value.size // max(len(ids), 1)
-        for (value, axis), ids in graph.slices.items()
-        if value.const_value is not None
-    }
-
-
-def _count(graph: ChannelGraph, kept: Mask) -> int:
-    """Elements of all initializers with labelled axes when only `kept` (ids in all,) stay."""
-    shares: dict[ir.Value, float] = {}
-    for (value, _), ids in graph.slices.items():
-        assert value.const_value is not None
-        shares[value] = shares.get(value, float(value.const_value.size)) * float(kept[ids].mean())
-    return round(sum(shares.values()))
 
 
 def _reasons(

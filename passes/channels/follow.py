@@ -13,6 +13,7 @@ from passes.channels.attention import (
     multi_head_attention,
     rotary_embedding,
 )
+from passes.channels.concat import concat
 from passes.channels.elementwise import (
     Rule,
     add,
@@ -34,15 +35,11 @@ from passes.channels.elementwise import (
 from passes.channels.graph import ChannelGraph, NotFollowedError
 from passes.channels.layers import conv, conv_transpose, decomposed_conv, gemm
 from passes.channels.movement import (
-    concat,
     expand,
-    gather,
     pad,
     reduce_axes,
     resize,
     shape,
-    slice_axes,
-    split,
     squeeze,
     transpose,
     unsqueeze,
@@ -58,6 +55,7 @@ from passes.channels.normalization import (
 from passes.channels.products import einsum, matmul
 from passes.channels.reshape import flatten, reshape
 from passes.channels.sizes import sample_sizes
+from passes.channels.slicing import gather, slice_axes, split
 from runtimes.operators import DOMAINS
 from runtimes.operators.decomposed_conv import op_types
 

@@ -5,34 +5,16 @@ zero, output k is the constant bias[k], also next to zero padding; else it is un
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.channels.graph import (
-    ChannelGraph,
-    Mixing,
-    NotFollowedError,
-    fixed,
-    has_input,
-    stored_shape,
-)
-from passes.channels.layout import (
-    Constants,
-    Dim,
-    Ids,
-    Layout,
-    Mask,
-    axis_constants,
-    single,
-    without_dims,
-)
+from passes.channels.graph import ChannelGraph, Mixing, NotFollowedError, fixed, has_input
+from passes.channels.layout import Constants, Ids, Mask, axis_constants, single, with_axis
+from passes.channels.weights import Array, per_channel, read_weight, weight_shape
 from runtimes.operators.decomposed_conv import BASE_NAME, read_geometry, read_weights
-
-Array = NDArray[Any]
 
 
 def conv(node: ir.Node, graph: ChannelGraph) -> None:
@@ -73,7 +55,7 @@ def conv_transpose(node: ir.Node, graph: ChannelGraph) -> None:
 def decomposed_conv(node: ir.Node, graph: ChannelGraph) -> None:
     """The DecomposedConv family: W = Σ_m Ce[k, c, m]·B[m], residual and activation fused.
 
-    Its initializers are not sliced but written anew: see `passes.channels.removal`.
+    Its initializers are not sliced but written anew: see `passes.channels.rewrite`.
     """
     for index, what in enumerate(("basis", "values", "positions"), start=1):
         fixed(node, index, what)
@@ -141,36 +123,6 @@ def weight_matmul(node: ir.Node, graph: ChannelGraph, weight: int) -> None:
     _mix(node, graph, axis, reads, writes, pairs, np.zeros(K), operand=1 - weight)
 
 
-def weight_shape(node: ir.Node, index: int, what: str, graph: ChannelGraph) -> tuple[int, ...]:
-    """Sizes of a constant weight, which is not read.
-
-    Raises:
-        NotFollowedError: it is missing, or may be different at run time.
-    """
-    value = fixed(node, index, what)
-    if value in graph.views:
-        base, order = graph.views[value]
-        assert base.const_value is not None
-        return tuple(stored_shape(base)[axis] for axis in order)
-    if value.const_value is None:
-        raise NotFollowedError(f"{what} is computed at run time")
-    return stored_shape(value)
-
-
-def read_weight(node: ir.Node, index: int, graph: ChannelGraph) -> Array:
-    """A constant weight, or its transposed view."""
-    value, order = graph.weight(node, index)
-    assert value.const_value is not None
-    return value.const_value.numpy().transpose(order)
-
-
-def per_channel(array: Array, axis: int) -> Constants:
-    """The constant of each slice along an axis, NaN where a slice is not constant; (size,)."""
-    slices = np.moveaxis(np.asarray(array, np.float64), axis, 0).reshape(array.shape[axis], -1)
-    same = np.all(slices == slices[:, :1], axis=1)
-    return np.where(same, slices[:, 0], np.nan)
-
-
 def _bias(node: ir.Node, index: int, writes: Ids, graph: ChannelGraph) -> Constants:
     """Constant added to each output channel (K,), zeros where there is no bias."""
     if not has_input(node, index):
@@ -230,23 +182,6 @@ def _mix(
     if not graph.masked:
         constants = np.where(connected().any(axis=1), np.nan, bias)
     graph.write(node, with_axis(x, axis, writes, constants))
-
-
-def with_axis(x: Layout, axis: int, ids: Ids, constants: Constants) -> Layout:
-    """The layout with one axis replaced by new channels."""
-    rest = without_dims(x, x.positions(axis), x.rank)
-    rest = replace(rest, dims=tuple(dim for dim in rest.dims if dim.axis != axis))
-    p = sum(dim.axis < axis for dim in rest.labelled)
-    n = len(rest.ids) + 1
-    dims = sorted((*rest.dims, Dim(axis=axis, size=len(ids))), key=lambda dim: dim.axis)
-    shape = [len(ids) if i == p else 1 for i in range(n)]
-    others = [np.expand_dims(array, p) for array in rest.ids]
-    return Layout(
-        rank=x.rank,
-        dims=tuple(dims),
-        ids=(*others[:p], ids.reshape(shape), *others[p:]),
-        constants=np.asarray(constants, np.float64).reshape(shape),
-    )
 
 
 def _any_element(array: NDArray[Any], *, first: int) -> Mask:

@@ -130,6 +130,23 @@ def without_dims(layout: Layout, gone: Sequence[int], rank: int) -> Layout:
     return Layout(rank=rank, dims=dims, ids=ids, constants=constants)
 
 
+def with_axis(x: Layout, axis: int, ids: Ids, constants: Constants) -> Layout:
+    """The layout with one axis replaced by new channels."""
+    rest = without_dims(x, x.positions(axis), x.rank)
+    rest = replace(rest, dims=tuple(dim for dim in rest.dims if dim.axis != axis))
+    p = sum(dim.axis < axis for dim in rest.labelled)
+    n = len(rest.ids) + 1
+    dims = sorted((*rest.dims, Dim(axis=axis, size=len(ids))), key=lambda dim: dim.axis)
+    shape = [len(ids) if i == p else 1 for i in range(n)]
+    others = [np.expand_dims(array, p) for array in rest.ids]
+    return Layout(
+        rank=x.rank,
+        dims=tuple(dims),
+        ids=(*others[:p], ids.reshape(shape), *others[p:]),
+        constants=np.asarray(constants, np.float64).reshape(shape),
+    )
+
+
 def axis_constants(layout: Layout, axis: int) -> Constants:
     """The constant of every element along an axis, NaN where it differs elsewhere; (size,)."""
     full = np.broadcast_to(layout.constants, layout.sizes)

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from passes.channels.elementwise import Rule, join
+from passes.channels.broadcasting import join
+from passes.channels.elementwise import Rule
 from passes.channels.graph import ChannelGraph, NotFollowedError, constant, describe, has_input
 from passes.channels.layout import Layout
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from passes.channels.elementwise import aligned, spread_constants, tied
+from passes.channels.broadcasting import aligned, spread_constants, tied
 from passes.channels.graph import ChannelGraph, Contraction, NotFollowedError, is_fixed
 from passes.channels.layers import weight_matmul
 from passes.channels.layout import Layout, Mask, renumbered, without_dims
