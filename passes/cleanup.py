@@ -23,7 +23,7 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
-from passes.channels.graph import Shape
+from passes.channels.inputs import Shape
 from passes.channels.sizes import fixed_sizes
 from passes.conv import free_name
 from runtimes.external_data import load_external

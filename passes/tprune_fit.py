@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.channels.graph import ChannelGraph, Mixing
+from passes.channels.graph import ChannelGraph
 from passes.channels.layout import Mask
+from passes.channels.records import Mixing
 from passes.framework import Context
 from passes.layerwise import LayerwiseWalk
 from passes.mathematics.line_scores import input_damage, line_energy, refit

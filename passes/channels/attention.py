@@ -14,14 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from passes.channels.graph import (
-    ChannelGraph,
-    Contraction,
-    NotFollowedError,
-    SizeEntry,
-    has_input,
-)
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError, has_input
 from passes.channels.layout import Ids, Layout, Mask
+from passes.channels.records import Contraction, SizeEntry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from passes.channels.graph import ChannelGraph, NotFollowedError, is_fixed
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError, is_fixed
 from passes.channels.layout import Constants, Dim, Ids, Layout, renumbered, without_dims
 from passes.channels.weights import per_channel, read_weight
 

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.channels.broadcasting import join
-from passes.channels.graph import ChannelGraph, NotFollowedError
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError
 from passes.channels.layout import Ids, Layout, axis_constants, single, with_axis
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.channels.broadcasting import join
-from passes.channels.graph import ChannelGraph, constant, has_input
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import constant, has_input
 from passes.channels.layout import Constants
 
 Rule = Callable[[ir.Node, ChannelGraph], None]

@@ -32,7 +32,8 @@ from passes.channels.elementwise import (
     unknown,
     zero_only,
 )
-from passes.channels.graph import ChannelGraph, NotFollowedError
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError
 from passes.channels.layers import conv, conv_transpose, decomposed_conv, gemm
 from passes.channels.movement import (
     expand,

@@ -13,8 +13,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.channels.follow import follow_channels
-from passes.channels.graph import ChannelGraph, Contraction, describe
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import describe
 from passes.channels.layout import Ids
+from passes.channels.records import Contraction
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.channels.graph import ChannelGraph, Mixing, NotFollowedError, fixed, has_input
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError, fixed, has_input
 from passes.channels.layout import Constants, Ids, Mask, axis_constants, single, with_axis
+from passes.channels.records import Mixing
 from passes.channels.weights import Array, per_channel, read_weight, weight_shape
 from runtimes.operators.decomposed_conv import BASE_NAME, read_geometry, read_weights
 

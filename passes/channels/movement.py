@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.channels.elementwise import zero_only
-from passes.channels.graph import ChannelGraph, NotFollowedError, constant, has_input, is_fixed
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError, constant, has_input, is_fixed
 from passes.channels.layout import renumbered, single, without_dims
 from passes.channels.normalization import freeze_axes
 from passes.channels.sizes import note_size, only_shapes

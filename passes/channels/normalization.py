@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from passes.channels.broadcasting import join
 from passes.channels.elementwise import Rule
-from passes.channels.graph import ChannelGraph, NotFollowedError, constant, describe, has_input
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError, constant, describe, has_input
 from passes.channels.layout import Layout
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.channels.broadcasting import aligned, spread_constants, tied
-from passes.channels.graph import ChannelGraph, Contraction, NotFollowedError, is_fixed
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError, is_fixed
 from passes.channels.layers import weight_matmul
 from passes.channels.layout import Layout, Mask, renumbered, without_dims
+from passes.channels.records import Contraction
 
 
 def matmul(node: ir.Node, graph: ChannelGraph) -> None:

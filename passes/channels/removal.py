@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from passes.channels.graph import Mixing
 from passes.channels.layout import Ids, Mask
+from passes.channels.records import Mixing
 from runtimes.operators.decomposed_conv import DecomposedWeights, is_decomposed_conv, read_weights
 
 Indices = tuple[int, ...]

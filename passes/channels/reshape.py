@@ -11,7 +11,8 @@ from operator import mul
 
 import onnx_ir as ir
 
-from passes.channels.graph import ChannelGraph, NotFollowedError
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError
 from passes.channels.layout import Dim, Layout, placed
 from passes.channels.sizes import note_size
 

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.channels.graph import ChannelGraph, Mixing, SizeEntry
+from passes.channels.graph import ChannelGraph
 from passes.channels.layout import Mask, kept_counts, kept_size
+from passes.channels.records import Mixing, SizeEntry
 from passes.channels.removal import Indices, Removal, kept_weights, lost_channels
 from passes.conv import free_name
 from runtimes.operators.decomposed_conv import encode_coefficients, is_decomposed_conv

@@ -8,8 +8,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript import optimizer
 
-from passes.channels.graph import ChannelGraph, NotFollowedError, Shape, SizeEntry
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError, Shape
 from passes.channels.layout import Layout
+from passes.channels.records import SizeEntry
 from runtimes.operators.schemas import register_schemas
 
 _PRIMES = (

@@ -8,10 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.channels.graph import (
-    ChannelGraph,
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import (
     NotFollowedError,
-    SizeEntry,
     constant,
     describe,
     has_input,
@@ -28,6 +27,7 @@ from passes.channels.layout import (
 )
 from passes.channels.movement import given_axes
 from passes.channels.normalization import freeze_axes
+from passes.channels.records import SizeEntry
 
 
 def slice_axes(node: ir.Node, graph: ChannelGraph) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.channels.graph import ChannelGraph, NotFollowedError, fixed, stored_shape
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError, fixed, stored_shape
 from passes.channels.layout import Constants
 
 Array = NDArray[Any]

@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from passes.channels.follow import RULES, follow_channels
-from passes.channels.graph import ChannelGraph, NotFollowedError
+from passes.channels.graph import ChannelGraph
+from passes.channels.inputs import NotFollowedError
 from passes.channels.liveness import kept_channels, live_channels
 from passes.shrink import ShrinkPass
 from tests.passes.channel_models import Net, difference, shape_of, shrink, widths
