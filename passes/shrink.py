@@ -21,14 +21,7 @@ from passes.channels.follow import follow_channels
 from passes.channels.graph import ChannelGraph
 from passes.channels.layout import Mask
 from passes.channels.liveness import Liveness, kept_channels, live_channels
-from passes.channels.plans import (
-    LAYERS,
-    decide_layers,
-    freeze_left_out,
-    left_out,
-    planned_channels,
-    read_settings,
-)
+from passes.channels.plans import LAYERS, decide_layers, freeze_left_out, left_out, read_plan
 from passes.channels.removal import (
     Removal,
     dead_basis,
@@ -94,11 +87,8 @@ class ShrinkPass(CompressionPass):
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:
         """Removes what the plan names, after checking that it is dead in this model."""
-        if plan.pass_name != self.name:
-            raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
         graph = follow_channels(model)
-        planned = {layer.layer: read_settings(layer, self.name) for layer in plan.applied}
-        kept = planned_channels(graph, planned, self.name)
+        planned, kept = read_plan(plan, graph, self.name)
         _check_plan(graph, planned, kept)
         remove_channels(model, graph, kept, planned)
         costs = layer_costs(model)

@@ -22,14 +22,7 @@ from passes.channels.graph import ChannelGraph
 from passes.channels.groups import prunable
 from passes.channels.layout import Mask
 from passes.channels.liveness import live_channels, uneven
-from passes.channels.plans import (
-    LAYERS,
-    decide_layers,
-    freeze_left_out,
-    left_out,
-    planned_channels,
-    read_settings,
-)
+from passes.channels.plans import LAYERS, decide_layers, freeze_left_out, left_out, read_plan
 from passes.channels.removal import Removal, lost_channels
 from passes.channels.rewrite import remove_channels
 from passes.cost import layer_costs
@@ -43,9 +36,7 @@ from passes.framework import (
     PlanError,
 )
 from passes.shrink import ShrinkPass
-from passes.tprune_choice import (
-    choose_channels,
-)
+from passes.tprune_choice import choose_channels
 from passes.tprune_config import TpruneConfig
 from passes.tprune_fit import (
     Repaired,
@@ -88,11 +79,8 @@ class TprunePass(CompressionPass):
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:
         """Zeroes the lines, fits what reads them, and takes them out."""
-        if plan.pass_name != self.name:
-            raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
         graph = prunable(model)
-        planned = {layer.layer: read_settings(layer, self.name) for layer in plan.applied}
-        kept = planned_channels(graph, planned, self.name)
+        planned, kept = read_plan(plan, graph, self.name)
         _check(graph, planned, kept)
         repaired: dict[str, Repaired] = {}
         if self.context.calibration is not None and self.config.repair:

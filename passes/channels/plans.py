@@ -9,7 +9,7 @@ from passes.channels.graph import ChannelGraph
 from passes.channels.layout import Mask
 from passes.channels.removal import Removal, format_indices, parse_indices
 from passes.cost import layer_costs
-from passes.framework import Context, Cost, LayerDecision, PlanError, keep
+from passes.framework import Context, Cost, LayerDecision, Plan, PlanError, keep
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -77,6 +77,18 @@ def read_settings(layer: LayerDecision, name: str) -> Removal:
         return Removal(**{key: parse_indices(str(layer.settings[key])) for key in PARTS})
     except (KeyError, ValueError) as error:
         raise PlanError(f"plan of {name}, layer '{layer.layer}': bad setting {error}") from error
+
+
+def read_plan(plan: Plan, graph: ChannelGraph, name: str) -> tuple[dict[str, Removal], Mask]:
+    """What a plan takes from every layer, and the channels that it keeps, (ids in all,).
+
+    Raises:
+        PlanError: the plan is another pass's, or does not fit the model of the graph.
+    """
+    if plan.pass_name != name:
+        raise PlanError(f"plan of {plan.pass_name}, not of {name}")
+    planned = {layer.layer: read_settings(layer, name) for layer in plan.applied}
+    return planned, planned_channels(graph, planned, name)
 
 
 def planned_channels(graph: ChannelGraph, planned: Mapping[str, Removal], name: str) -> Mask:

@@ -6,8 +6,9 @@ import onnx_ir as ir
 import pytest
 
 from passes.channels.groups import prunable
+from passes.channels.plans import planned_channels, read_settings
 from passes.cleanup import finish, prepare
-from passes.tprune import TprunePass, mask_lines, planned_channels, read_settings
+from passes.tprune import TprunePass, mask_lines
 from passes.tprune_config import TpruneConfig
 from tests.passes.channel_models import session
 from tests.passes.channels.exported import NETWORKS, VOCABULARY, export
