@@ -14,9 +14,16 @@ from typing import Any
 
 import onnx_ir as ir
 
-from runtimes.operators import DOMAIN, DOMAIN_VERSION, PORTABLE_DOMAIN
+from runtimes.operators import DOMAIN, PORTABLE_DOMAIN
 from runtimes.operators.decomposed_conv import ACTIVATIONS, BASE_NAME, INPUTS, op_types
-from runtimes.operators.function_parts import END, build_body, scatter_blocks, slice_axis
+from runtimes.operators.function_parts import (
+    END,
+    add_bodies,
+    build_body,
+    coefficient_shape,
+    scatter_blocks,
+    slice_axis,
+)
 
 _GEOMETRY = ("strides", "pads", "dilations")
 _PACKING = {
@@ -91,7 +98,7 @@ def _activate(op: Any, y: ir.Value, activation: str) -> ir.Value:
 
 def _dense_kernel(op: Any, basis: ir.Value, coefficients: ir.Value) -> ir.Value:
     """W = Ce (K, C/group, M) · B (M, *kernel), shape (K, C/group, *kernel)."""
-    shape = _coefficient_shape(op)
+    shape = coefficient_shape(op)
     flat = op.Flatten(basis, axis=1)  # (M, kernel size)
     kernel_size = slice_axis(op, op.Shape(basis), 1, END)
     dense_shape = op.Concat(slice_axis(op, shape, 0, 2), kernel_size, axis=0)
@@ -100,25 +107,12 @@ def _dense_kernel(op: Any, basis: ir.Value, coefficients: ir.Value) -> ir.Value:
 
 def _coefficients(op: Any, values: ir.Value, code: ir.Value) -> ir.Value:
     """Unpacks Ce (K, C/group, M) from its stored blocks (n_stored, block)."""
-    shape = _coefficient_shape(op)
+    shape = coefficient_shape(op)
     block = slice_axis(op, op.Shape(values), 1, 2)  # (1,)
     n_blocks = op.Div(op.ReduceProd(shape, keepdims=1), block)  # (1,)
     return op.Reshape(scatter_blocks(op, values, code, n_blocks), shape)
 
 
-def _coefficient_shape(op: Any) -> ir.Value:
-    reference = ir.RefAttr("value_ints", "coefficient_shape", ir.AttributeType.INTS)
-    return op.Constant(value_ints=reference)
-
-
 def add_functions(model: ir.Model, names: Sequence[str], domain: str = DOMAIN) -> None:
     """Stores the bodies of the named operators in a model, for its own standard opset."""
-    if not names:
-        return
-    opset = model.graph.opset_imports[""]
-    for used in (domain, PORTABLE_DOMAIN):
-        model.graph.opset_imports[used] = DOMAIN_VERSION
-    bodies = [function_body(name, opset, domain) for name in sorted(set(names))]
-    functions = [kernel_body(opset), *model.functions.values(), *bodies]
-    model.functions.clear()  # onnx.reference wants functions before those that call them
-    model.functions.update({function.identifier(): function for function in functions})
+    add_bodies(model, names, domain, kernel_body, function_body)

@@ -1,5 +1,6 @@
 """Parts that the bodies of several operators share: unpacking, and how a body is built."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,33 @@ def build_body(
     )
     _shorten(function)
     return function
+
+
+def add_bodies(
+    model: ir.Model,
+    names: Sequence[str],
+    domain: str,
+    shared: Callable[[int], ir.Function],
+    body: Callable[[str, int, str], ir.Function],
+) -> None:
+    """Stores the bodies of some operators in a model, for its own standard opset.
+
+    Args:
+        model: changed in place.
+        names: of the operators; nothing is stored where there are none.
+        domain: of the operators.
+        shared: makes the function that all bodies call, for an opset.
+        body: makes the body of a name, for an opset and a domain.
+    """
+    if not names:
+        return
+    opset = model.graph.opset_imports[""]
+    for used in (domain, PORTABLE_DOMAIN):
+        model.graph.opset_imports[used] = DOMAIN_VERSION
+    bodies = [body(name, opset, domain) for name in sorted(set(names))]
+    functions = [shared(opset), *model.functions.values(), *bodies]
+    model.functions.clear()  # onnx.reference wants functions before those that call them
+    model.functions.update({function.identifier(): function for function in functions})
 
 
 def _shorten(function: ir.Function) -> None:
@@ -85,6 +113,12 @@ def scatter_blocks(op: Any, values: ir.Value, code: ir.Value, n_blocks: ir.Value
     empty = op.ConstantOfShape(op.Concat(op.Add(n_blocks, one), block, axis=0))
     filled = op.ScatterND(empty, op.Unsqueeze(target, one), op.Gather(values, source, axis=0))
     return op.Slice(filled, ints(op, 0), n_blocks)
+
+
+def coefficient_shape(op: Any) -> ir.Value:
+    """Sizes of the dense coefficients (K, C/group, M), an attribute of the function; (3,)."""
+    reference = ir.RefAttr("value_ints", "coefficient_shape", ir.AttributeType.INTS)
+    return op.Constant(value_ints=reference)
 
 
 def attribute_ints(op: Any, name: str) -> ir.Value:

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from runtimes.operators import DOMAIN, DOMAIN_VERSION, PORTABLE_DOMAIN
+from runtimes.operators import DOMAIN, PORTABLE_DOMAIN
 from runtimes.operators.function_parts import (
     END,
+    add_bodies,
     attribute_ints,
     build_body,
+    coefficient_shape,
     int32,
     ints,
     scatter_blocks,
@@ -101,7 +103,7 @@ def sums_body(opset: int) -> ir.Function:
         depth = slice_axis(op, op.Shape(Ce), 2, 3)
         pixels = op.ReduceProd(out, keepdims=1)
         T = op.Reshape(T, op.Concat(batch, parts, depth, pixels, axis=0))
-        K = slice_axis(op, _shape_attribute(op), 0, 1)
+        K = slice_axis(op, coefficient_shape(op), 0, 1)
         acc = op.Reshape(op.MatMul(Ce, T), op.Concat(batch, K, pixels, axis=0))
         return acc, op.Concat(batch, K, out, axis=0)
 
@@ -134,7 +136,7 @@ def _responses(
 
 def _coefficients(op: Any, values: ir.Value, code: ir.Value, levels: ir.Value) -> ir.Value:
     """Ce = levels·v as (group, K/group, C/group·M)."""
-    shape, block = _shape_attribute(op), attribute_ints(op, "block")
+    shape, block = coefficient_shape(op), attribute_ints(op, "block")
     stored = op.Reshape(_signed(op, values), op.Concat(ints(op, -1), block, axis=0))
     n_blocks = op.Div(op.ReduceProd(shape, keepdims=1), block)
     v = op.Reshape(scatter_blocks(op, stored, code, n_blocks), shape)  # (K, C/group, M)
@@ -166,19 +168,6 @@ def _signed(op: Any, values: ir.Value) -> ir.Value:
     return op.Cast(signed, to=_FLOAT)
 
 
-def _shape_attribute(op: Any) -> ir.Value:
-    reference = ir.RefAttr("value_ints", "coefficient_shape", ir.AttributeType.INTS)
-    return op.Constant(value_ints=reference)
-
-
 def add_functions(model: ir.Model, names: Sequence[str], domain: str = DOMAIN) -> None:
     """Stores the bodies of the named operators in a model, for its own standard opset."""
-    if not names:
-        return
-    opset = model.graph.opset_imports[""]
-    for used in (domain, PORTABLE_DOMAIN):
-        model.graph.opset_imports[used] = DOMAIN_VERSION
-    bodies = [function_body(name, opset, domain) for name in sorted(set(names))]
-    functions = [sums_body(opset), *model.functions.values(), *bodies]
-    model.functions.clear()  # onnx.reference wants functions before those that call them
-    model.functions.update({function.identifier(): function for function in functions})
+    add_bodies(model, names, domain, sums_body, function_body)
