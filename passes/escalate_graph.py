@@ -9,7 +9,8 @@ which is what calibration walks through. `simplify` then removes what cancels, s
 layers hand on uint8 and nothing else:
 
     Q(DQ(q)) = q                  both of the same scale and zero point
-    Q(f(DQ(q))) = f(q)            f moves values about: Slice, Pad with zeros, MaxPool, Reshape, …
+    Q(f(DQ(q))) = f(q)            f moves values about: Slice, Pad with zeros, MaxPool, Reshape, …;
+                                  MaxPool casts, as onnxruntime has fast loops for float alone
     Relu(DQ(q)) = DQ(q)           of zero point 0
     equal Q or DQ of one value    are one
 """
@@ -187,12 +188,28 @@ def _on_integers(
         inputs = [*inputs, None][:3]
         inputs[2:3] = [quantize_node.inputs[2]]
         inputs += move.inputs[3:]
+    if move.op_type == "MaxPool":
+        inputs[0] = _cast(q, ir.DataType.FLOAT, f"{move.name}.float", quantize_node, graph)
     name = f"{move.name}.uint8"
     copy = ir.Node("", move.op_type, inputs, list(move.attributes.values()), name=name)
-    _name_output(copy, free_name(graph, name), ir.DataType.UINT8)
-    copy.outputs[0].shape = move.outputs[0].shape
     graph.insert_before(quantize_node, copy)
-    return copy.outputs[0]
+    moved = copy.outputs[0]
+    if move.op_type == "MaxPool":
+        _name_output(copy, free_name(graph, f"{move.name}.largest"), ir.DataType.FLOAT)
+        moved = _cast(moved, ir.DataType.UINT8, name, quantize_node, graph)
+    else:
+        _name_output(copy, free_name(graph, name), ir.DataType.UINT8)
+    copy.outputs[0].shape = moved.shape = move.outputs[0].shape
+    return moved
+
+
+def _cast(
+    value: ir.Value | None, kind: ir.DataType, name: str, before: ir.Node, graph: ir.Graph
+) -> ir.Value:
+    node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", kind)], name=name)
+    _name_output(node, free_name(graph, name), kind)
+    graph.insert_before(before, node)
+    return node.outputs[0]
 
 
 def _bypass(node: ir.Node, value: ir.Value | None) -> None:

@@ -4,15 +4,16 @@ import onnx_ir as ir
 
 from passes.cost import layer_name, with_sample_shapes
 from runtimes.operators.decomposed_conv import is_decomposed_conv
+from runtimes.operators.hybrid_conv import is_hybrid_conv
 
 
 def isolated_layers(model: ir.Model) -> dict[str, ir.Model | None]:
-    """Every `DecomposedConv` as a model of its own, by name; None where shapes are unknown.
+    """Every decomposed convolution as a model of its own, by name; None where shapes are unknown.
 
     Inputs have the sizes of one sample; weights are shared with the model.
     """
     shaped, _ = with_sample_shapes(model)
-    layers = (node for node in shaped.graph if is_decomposed_conv(node))
+    layers = (node for node in shaped.graph if is_decomposed_conv(node) or is_hybrid_conv(node))
     return {layer_name(node): _isolated(node, shaped) for node in layers}
 
 

@@ -12,9 +12,8 @@ from passes import PASSES
 from passes.cleanup import OpsetError, finish, prepare
 from passes.framework import CompressionPass, ConfigError, Context, Plan, PlanError, Progress
 from passes.lower import LowerPass
-from passes.select import SelectPass
+from passes.select import SelectPass, forms_of
 from passes.storage import int8_bytes, storage
-from runtimes.operators.decomposed_conv import is_decomposed_conv
 from runtimes.ort import SessionError
 from toolchain.data import Data, random_data
 from toolchain.environment import environment
@@ -121,7 +120,7 @@ def transform(
     )
     if job.dry_run or not any(plan.applied for plan in plans):
         return result
-    if job.timer is not None and any(is_decomposed_conv(node) for node in model.graph):
+    if job.timer is not None and any(forms_of(node) for node in model.graph):
         with watch.stage("time layers"):
             model, selection = select_fastest(model, context, job.timer)
         result = replace(result, plans=(*plans, selection))
@@ -276,7 +275,7 @@ def _verify(job: Job, staged: Path, plans: Sequence[Plan], progress: Progress) -
     if data is None:
         data = random_data(job.inputs, samples=RANDOM_SAMPLES, seed=job.recipe.seed)
         kind = "random"
-    exact = all(PASSES[plan.pass_name].exact for plan in plans if plan.applied)
+    exact = all(_is_exact(plan) for plan in plans if plan.applied)
     return verify(
         job.path,
         staged,
@@ -287,6 +286,12 @@ def _verify(job: Job, staged: Path, plans: Sequence[Plan], progress: Progress) -
         seed=job.recipe.seed,
         progress=progress,
     )
+
+
+def _is_exact(plan: Plan) -> bool:
+    """Whether an exact pass was applied, and foresaw no error in any layer."""
+    foreseen = any(layer.predicted_error for layer in plan.applied)
+    return PASSES[plan.pass_name].exact and not foreseen
 
 
 def failure(result: TransformResult) -> str | None:

@@ -1,7 +1,8 @@
 """`--optimize-for latency`: what is fastest for every layer, if the whole is faster with it.
 
 A layer by itself is timed without its neighbours, which it may hand its result to in another
-memory layout. So the whole model has the last word: layer by layer, all native, or all portable.
+memory layout. So the whole model has the last word: layer by layer, all native, or all in the form
+that onnxruntime runs densely: portable, and int8 where quantised.
 """
 
 from dataclasses import replace
@@ -9,11 +10,13 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from passes.framework import Context, Plan, keep
-from passes.select import SelectConfig, SelectPass
+from passes.select import SelectConfig, SelectPass, forms_of
+from passes.select_prediction import Form
 from toolchain.bench import BenchConfig
 from toolchain.layer_timing import FormTimer
 
 WHOLE = BenchConfig(rounds=30)
+WHOLE_FORMS: tuple[Form, ...] = ("native", "portable", "int8")
 LAYER_BY_LAYER = "layer by layer"
 
 
@@ -22,8 +25,11 @@ def select_fastest(model: ir.Model, context: Context, timer: FormTimer) -> tuple
     context = replace(context, timer=timer)
     configs = {
         LAYER_BY_LAYER: SelectConfig(form="fastest"),
-        "all native": SelectConfig(form="native"),
-        "all portable": SelectConfig(form="portable"),
+        **{
+            f"all {form}": SelectConfig(form=form)
+            for form in WHOLE_FORMS
+            if any(form in forms_of(node) for node in model.graph)
+        },
     }
     models, plans = {}, {}
     for name, config in configs.items():

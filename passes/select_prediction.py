@@ -1,0 +1,74 @@
+"""Which form of a decomposed convolution is faster, by the amount of work.
+
+In floats a layer runs natively where the kernel has few enough multiply-accumulates left,
+
+    C·M·RS + nnz(Ce) ≤ NATIVE_PAYS · K·C·RS
+
+and in integers, where an instruction does four products, the same is said of instructions.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from runtimes.operators import hybrid_conv
+from runtimes.operators.decomposed_conv import read_geometry, read_weights
+from runtimes.operators.hybrid_conv import is_hybrid_conv
+
+Form = Literal["native", "portable", "two-stage", "int8"]
+
+NATIVE_PAYS = 0.5
+"""Share of the dense MACs up to which the native kernel is taken to be faster. Measured break-even
+on AVX-512 with onnxruntime 1.32: about 0.7 for 16 to 64 channels, and lower for more."""
+
+HYBRID_PAYS = 1.0
+"""The same for quantised layers, as a share of instructions."""
+
+DENSE_PAIR, SIGN, RUN = 0.65, 0.32, 1.7
+"""Costs of a pair in the dense form, of a sign and of a run of signs, in those of a stored pair."""
+
+
+def predict_form(node: ir.Node) -> tuple[Form, str]:
+    """The form by the amount of work, and why."""
+    if is_hybrid_conv(node):
+        share = _hybrid_share(node)
+        form: Form = "native" if share <= HYBRID_PAYS else "int8"
+        return form, f"{form}: the native kernel has {share:.2f} of the dense int8 work"
+    share = _native_share(node)
+    form = "native" if share <= NATIVE_PAYS else "portable"
+    return form, f"{form}: the native kernel has {share:.2f} of the dense MACs"
+
+
+def _native_share(node: ir.Node) -> float:
+    """MACs of the native kernel over those of the dense convolution."""
+    weights, group = read_weights(node), read_geometry(node).group
+    K, C_group, _ = weights.coefficients.shape
+    responses = C_group * group * weights.basis.size
+    dense = K * C_group * weights.basis[0].size
+    return float((responses + np.count_nonzero(weights.coefficients)) / dense)
+
+
+def _hybrid_share(node: ir.Node) -> float:
+    """Instructions of the native kernel over those of the dense int8 convolution.
+
+    One does four products: of a row of taps, or of four responses to one channel ("a pair"). Pairs
+    that are not stored are skipped, or all are done in a dense form; ternary coefficients may be
+    added one by one, in runs of one level. Costs are relative to a stored pair, those of
+    runtimes/native/hybrid_weights.cpp.
+    """
+    weights, group = hybrid_conv.read_weights(node), read_geometry(node).group
+    (K, C_group, M), kernel = weights.symbols.shape, weights.basis.shape[1:]
+    quads = -(-M // 4)
+    taps = math.prod(kernel[:-1]) * -(-kernel[-1] // 4)
+    responses = C_group * group * quads * 4 * taps
+    stored = weights.symbols != 0  # (K, C/group, M)
+    padded = np.pad(stored, ((0, 0), (0, 0), (0, 4 * quads - M)))
+    pairs = np.count_nonzero(padded.reshape(K, C_group, quads, 4).any(axis=-1))
+    mixing = min(float(pairs), DENSE_PAIR * K * C_group * quads)
+    if np.abs(weights.symbols).max(initial=0) == 1:
+        runs = sum(len(np.unique(levels)) for levels in weights.levels)
+        mixing = min(mixing, SIGN * np.count_nonzero(stored) + RUN * runs)
+    dense = K * C_group * math.prod(kernel) / 4
+    return float((responses + mixing) / dense)
