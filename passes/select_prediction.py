@@ -23,11 +23,13 @@ NATIVE_PAYS = 0.5
 """Share of the dense MACs up to which the native kernel is taken to be faster. Measured break-even
 on AVX-512 with onnxruntime 1.32: about 0.7 for 16 to 64 channels, and lower for more."""
 
-HYBRID_PAYS = 1.0
-"""The same for quantised layers, as a share of instructions."""
+HYBRID_PAYS = 0.6
+"""The same for quantised layers, as a share of instructions. Measured break-even on AVX-512 VNNI:
+0.5 to 0.8 for 16 to 256 channels. Up to four basis kernels no layer measured came near it."""
 
-DENSE_PAIR, SIGN, RUN = 0.65, 0.32, 1.7
-"""Costs of a pair in the dense form, of a sign and of a run of signs, in those of a stored pair."""
+RESPONSE, DENSE_PAIR, SIGN, RUN = 0.35, 0.65, 0.32, 1.7
+"""Costs of an instruction of the basis stage, of a pair in the dense form, of a sign and of a run
+of signs, in those of a stored pair."""
 
 
 def predict_form(node: ir.Node) -> tuple[Form, str]:
@@ -71,4 +73,4 @@ def _hybrid_share(node: ir.Node) -> float:
         runs = sum(len(np.unique(levels)) for levels in weights.levels)
         mixing = min(mixing, SIGN * np.count_nonzero(stored) + RUN * runs)
     dense = K * C_group * math.prod(kernel) / 4
-    return float((responses + mixing) / dense)
+    return float((RESPONSE * responses + mixing) / dense)

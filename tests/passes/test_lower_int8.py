@@ -13,7 +13,7 @@ from passes.framework import Context
 from passes.lower_int8 import dense_int8
 from passes.select import SelectConfig, SelectPass
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_scale, read_weights
-from tests.passes.contract_models import MODELS, Builder
+from tests.passes.contract_models import Builder
 from tests.passes.test_escalate import calibrated, decomposed, images, outputs, relative_error
 
 INT8 = SelectConfig(form="int8")
@@ -75,10 +75,9 @@ def test_bounds_of_the_output_stay() -> None:
     [node, *_] = [node for node in model.graph if is_hybrid_conv(node)]
     node.attributes.add(ir.AttrInt64("lower", 40))
     node.attributes.add(ir.AttrInt64("upper", 90))
-    name, y = layer_name(node), node.outputs[0]
+    name = layer_name(node)
     SelectPass(INT8)(model)
     producer = next(n for n in model.graph if n.name == f"{name}.clip")
-    assert producer.outputs[0].name == y.name or producer.outputs[0].name
     model.graph.outputs[:] = [producer.outputs[0]]
     finish(model)
     q = outputs(model, images(4))
@@ -117,13 +116,13 @@ def test_a_form_that_a_layer_does_not_have_leaves_it() -> None:
         assert "does not have" in plan.layers[0].reason
 
 
-@pytest.mark.parametrize(("K", "form"), [(8, "int8"), (256, "native")])
-def test_work_decides_without_measurements(K, form) -> None:
+@pytest.mark.parametrize(("K", "rank", "form"), [(8, 8, "int8"), (256, 4, "native")])
+def test_work_decides_without_measurements(K, rank, form) -> None:
     """A basis stage that few outputs share is dearer than the dense convolution."""
     net = Builder()
     x = net.conv("x", 3, 16, pads=[1] * 4)
     model = prepare(ir.from_proto(net.model(net.conv(x, 16, K, pads=[1] * 4))))
-    step = EscalatePass(EscalateConfig(rank=4, density=0.25), calibrated())
+    step = EscalatePass(EscalateConfig(rank=rank, density=0.25), calibrated())
     step(model)
     [layer] = SelectPass().analyse(model).layers
     assert layer.settings["form"] == form, layer.reason
@@ -146,4 +145,3 @@ def test_pools_between_quantised_layers_run_in_floats_of_whole_numbers() -> None
     ir.convenience.replace_all_uses_with(casts[1].outputs[0], pool.outputs[0])
     pool.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
     np.testing.assert_array_equal(outputs(model, images(4)), outputs(finish(other), images(4)))
-    assert MODELS
