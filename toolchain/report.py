@@ -19,6 +19,7 @@ from passes.framework import Plan
 from toolchain import report_parts as parts
 from toolchain.console import finite
 from toolchain.errors import UsageError
+from toolchain.report_storage import storage
 from toolchain.results import TransformResult
 from toolchain.svg import Series, bar_chart, dot_plot
 
@@ -91,6 +92,7 @@ def render_html(result: TransformResult) -> str:
         tiles=parts.tiles(result),
         plans="".join(_plan(plan) for plan in result.plans),
         verification=parts.verification(result.verification) if result.verification else "",
+        storage=storage(result),
         recipe=escape(_recipe(result)),
         seconds=f"{sum(result.seconds.values()):.2f} s in all",
         stages=_stages(result.seconds),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from passes.storage import StoragePart
 from tests.toolchain import report_results as results
 from toolchain.errors import UsageError
 from toolchain.report import render_html, render_json, write_report
@@ -103,6 +104,27 @@ def test_tiles_hold_the_headline_numbers() -> None:
     page = render_html(results.result())
     for text in ("81.2 k", "3.32× smaller", "352 kB", "27.7 dB", "97.9%", "18 of 20"):
         assert text in page
+
+
+def test_storage_table_accounts_for_the_file() -> None:
+    parts = (
+        StoragePart(part="coefficients", nbytes=52_004, bound=40_000),
+        StoragePart(part="<graph>", nbytes=300_000, bound=300_000),
+    )
+    passed = replace(results.result(), storage=parts, int8_nbytes=704_008)
+    page = render_html(passed)
+    assert "3.1× smaller than the input, 2.0× smaller than its weights in int8." in page
+    table = re.search(r'aria-label="Storage">(.*?)</table>', page, re.S)[1]
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table)
+    assert cells[4:] == [
+        *("coefficients", "52.0 kB", "14.8 %", "40.0 kB"),
+        *("&lt;graph&gt;", "300 kB", "85.2 %", "300 kB"),
+        *("File", "352 kB", "100.0 %", "340 kB"),
+    ]
+    larger = replace(passed, int8_nbytes=1000)
+    assert "in int8" not in render_html(larger)
+    assert "Where the bytes go" not in render_html(replace(passed, storage=()))
+    assert "Where the bytes go" not in render_html(results.dry_run())
 
 
 def test_dry_run_predicts_totals_and_admits_what_is_unknown() -> None:

@@ -11,6 +11,7 @@ from toolchain.console import (
     print_table,
     say,
 )
+from toolchain.report_storage import ratios
 from toolchain.results import TransformResult
 
 HEADERS = ("layer", "params", "", "MACs", "", "bytes", "", "predicted", "measured", "decision")
@@ -103,10 +104,8 @@ def _print_storage(result: TransformResult, nbytes: int) -> None:
     bound = sum(entry.bound for entry in result.storage)
     rows.append(["file", format_bytes(nbytes), format_share(1.0, 1), format_bytes(bound)])
     print_table(("stored", "bytes", "share", "entropy bound"), rows)
-    ratios = f"{result.input.nbytes / nbytes:.1f}× smaller than the input"
-    if result.int8_nbytes is not None and result.int8_nbytes > nbytes:
-        ratios += f", {result.int8_nbytes / nbytes:.1f}× smaller than its weights in int8"
-    say(ratios)
+    if compared := ratios(result):
+        say(compared)
 
 
 def _print_checks(result: TransformResult) -> None:

@@ -323,6 +323,29 @@ def test_latency_is_measured_and_a_file_of_times_makes_it_repeatable(optc, model
     np.testing.assert_allclose(outputs(paths[0]), outputs(reference), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("slow", "left"), [("all int8", 1), ("all native", 0)])
+def test_quantised_layers_become_int8_where_that_is_faster(
+    optc, model, data, monkeypatch, slow, left
+) -> None:
+    """Layer by layer int8 wins by the times given; the whole model has the last word."""
+
+    def timed(self, forms, config=None):
+        times = {"native": 2.0, "int8": 1.0, "layer by layer": 3.0}
+        return {form: 9.0 if form == slow else times.get(form, 2.5) for form in forms}
+
+    monkeypatch.setattr("toolchain.layer_timing.FormTimer.__call__", timed)
+    target, report = model.with_name("small.onnx"), model.parent / "report"
+    options = ("--optimize-for", "latency", "-o", target, "--report", report, "--no-native")
+    code, _, _ = optc(model, "--pass", "escalate:rank=4", "--calib", data, *options)
+    assert code == 0
+    kinds = [node.op_type for node in onnx.load(target).graph.node]
+    assert sum("Hybrid" in kind for kind in kinds) == left
+    selection = json.loads((report / "report.json").read_text())["plans"][-1]
+    assert selection["pass_name"] == "select"
+    assert {"ms native": 2.0, "ms int8": 1.0}.items() <= selection["layers"][0]["settings"].items()
+    assert "Where the bytes go" in (report / "report.html").read_text()
+
+
 def test_svd_is_undone_where_the_whole_model_gets_slower(optc, model, data, monkeypatch) -> None:
     slower = {"after": 2.0}
 
