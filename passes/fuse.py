@@ -23,6 +23,7 @@ from runtimes.operators.decomposed_conv import (
     op_type,
 )
 from runtimes.operators.decomposed_conv_function import add_functions
+from runtimes.operators.hybrid_conv import is_hybrid_conv
 
 SAMPLES = 2
 """Batch that shapes are inferred for: with one sample, what broadcasts over it would look equal."""
@@ -65,13 +66,13 @@ class FusePass(CompressionPass):
     config_type: ClassVar[type] = FuseConfig
 
     def analyse(self, model: ir.Model) -> Plan:
-        """Finds what every `DecomposedConv` can take in."""
+        """Finds what every decomposed convolution can take in."""
         shaped, _ = with_sample_shapes(model, SAMPLES)
         costs = layer_costs(model)
         layers = []
         taken: set[str | None] = set()
         for node in shaped.graph:
-            if not is_decomposed_conv(node):
+            if not (is_decomposed_conv(node) or is_hybrid_conv(node)):
                 continue
             tail = find_tail(node)
             if any(other.name in taken for other in tail.nodes):
@@ -116,7 +117,9 @@ class FusePass(CompressionPass):
 
 
 def find_tail(node: ir.Node) -> Tail:
-    """What a `DecomposedConv` can take in; shapes must be known for a residual."""
+    """What a decomposed convolution can take in; shapes must be known for a residual."""
+    if is_hybrid_conv(node):
+        return Tail(stop="quantised; fuse before that")
     if node.op_type != BASE_NAME:
         return Tail(stop="fused already")
     after, stop = _only_consumer(node.outputs[0])

@@ -21,7 +21,13 @@ from passes.channels.follow import follow_channels
 from passes.channels.graph import ChannelGraph
 from passes.channels.layout import Mask
 from passes.channels.liveness import Liveness, kept_channels, live_channels
-from passes.channels.plans import LAYERS, decide_layers, freeze_left_out, left_out, read_plan
+from passes.channels.plans import (
+    decide_layers,
+    freeze_left_out,
+    left_out,
+    mixes_channels,
+    read_plan,
+)
 from passes.channels.removal import (
     Removal,
     dead_basis,
@@ -32,7 +38,6 @@ from passes.channels.removal import (
 from passes.channels.rewrite import remove_channels
 from passes.cost import layer_costs
 from passes.framework import CompressionPass, ConfigError, Cost, Plan, PlanError
-from runtimes.operators.decomposed_conv import is_decomposed_conv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ class ShrinkPass(CompressionPass):
         frozen, roots = graph.frozen(), graph.roots()
         reasons = {}
         for node in model.graph:
-            if node in graph.refusals and (node.op_type in LAYERS or is_decomposed_conv(node)):
+            if node in graph.refusals and mixes_channels(node):
                 reasons[node.name or ""] = f"frozen: {graph.refusals[node]}"
         for mixing in graph.mixings:
             ids = np.concatenate([mixing.writes, mixing.reads])

@@ -22,7 +22,13 @@ from passes.channels.graph import ChannelGraph
 from passes.channels.groups import prunable
 from passes.channels.layout import Mask
 from passes.channels.liveness import live_channels, uneven
-from passes.channels.plans import LAYERS, decide_layers, freeze_left_out, left_out, read_plan
+from passes.channels.plans import (
+    decide_layers,
+    freeze_left_out,
+    left_out,
+    mixes_channels,
+    read_plan,
+)
 from passes.channels.removal import Removal, lost_channels
 from passes.channels.rewrite import remove_channels
 from passes.cost import layer_costs
@@ -108,7 +114,7 @@ def _reasons(
     reasons = {
         node.name or "": f"frozen: {graph.refusals[node]}"
         for node in model.graph
-        if node in graph.refusals and node.op_type in LAYERS
+        if node in graph.refusals and mixes_channels(node)
     }
     for mixing in graph.mixings:
         removal = removals[mixing.node.name or ""]

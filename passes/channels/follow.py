@@ -34,7 +34,7 @@ from passes.channels.elementwise import (
 )
 from passes.channels.graph import ChannelGraph
 from passes.channels.inputs import NotFollowedError
-from passes.channels.layers import conv, conv_transpose, decomposed_conv, gemm
+from passes.channels.layers import conv, conv_transpose, decomposed_conv, gemm, hybrid_conv
 from passes.channels.movement import (
     expand,
     pad,
@@ -58,6 +58,7 @@ from passes.channels.reshape import flatten, reshape
 from passes.channels.sizes import sample_sizes
 from passes.channels.slicing import gather, slice_axes, split
 from runtimes.operators import DOMAINS
+from runtimes.operators import hybrid_conv as hybrid_operator
 from runtimes.operators.decomposed_conv import op_types
 
 STANDARD = ""
@@ -72,6 +73,7 @@ RULES: dict[tuple[str, str], Rule] = {
     (STANDARD, "Einsum"): einsum,
     (CONTRIB, "FusedMatMul"): matmul,
     **{(domain, name): decomposed_conv for domain in DOMAINS for name in op_types()},
+    **{(domain, name): hybrid_conv for domain in DOMAINS for name in hybrid_operator.op_types()},
     # Attention.
     (STANDARD, "Attention"): attention,
     (CONTRIB, "MultiHeadAttention"): multi_head_attention,

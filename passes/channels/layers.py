@@ -90,6 +90,11 @@ def decomposed_conv(node: ir.Node, graph: ChannelGraph) -> None:
     graph.write(node, single(1, rank, writes, constants))
 
 
+def hybrid_conv(node: ir.Node, graph: ChannelGraph) -> None:
+    """The HybridDecomposedConv family stays: its integers were fitted to channels as they are."""
+    raise NotFollowedError("quantised; remove channels before that")
+
+
 def gemm(node: ir.Node, graph: ChannelGraph) -> None:
     """Gemm with input (N, C), weight (C, K) or transposed, bias broadcast to (N, K)."""
     if node.attributes.get_int("transA", 0):

@@ -11,10 +11,16 @@ from passes.channels.removal import Removal, format_indices, parse_indices
 from passes.cost import layer_costs
 from passes.framework import Context, Cost, LayerDecision, Plan, PlanError, keep
 from runtimes.operators.decomposed_conv import is_decomposed_conv
+from runtimes.operators.hybrid_conv import is_hybrid_conv
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PARTS = ("outputs", "inputs", "basis")
 _UNKNOWN_COST = Cost(parameters=0, macs=None, nbytes=0)
+
+
+def mixes_channels(node: ir.Node) -> bool:
+    """Whether a decision is made about a node."""
+    return node.op_type in LAYERS or is_decomposed_conv(node) or is_hybrid_conv(node)
 
 
 def left_out(model: ir.Model, context: Context) -> dict[str, str]:
@@ -62,7 +68,7 @@ def decide_layers(
         )
         if removal.empty:
             decision = keep(decision, decision.reason)
-        if node.op_type in LAYERS or is_decomposed_conv(node):
+        if mixes_channels(node):
             decisions.append(decision)
     return tuple(decisions)
 
