@@ -9,6 +9,8 @@ from toolchain.console import print_json, print_table, say
 from toolchain.errors import UnreadableError
 
 SCHEMA = "optc-groups/1"
+SHOWN = 4
+"""Members of a group that the table names; JSON has them all."""
 
 
 def show_groups(opened: OpenedModel, as_json: bool) -> None:
@@ -27,10 +29,10 @@ def show_groups(opened: OpenedModel, as_json: bool) -> None:
         print_json({**document, "groups": [_to_json(group) for group in groups]})
         return
     rows = [
-        [group.name, group.kind, str(len(group.units)), _members(group), group.frozen or "free"]
+        [group.name, group.kind, str(len(group.units)), group.frozen or "free", _members(group)]
         for group in groups
     ]
-    print_table(("group", "of", "size", "lines of a unit", "state"), rows, text=(0, 1, 3, 4))
+    print_table(("group", "of", "size", "state", "lines of a unit"), rows, text=(0, 1, 3, 4))
     free = sum(group.frozen is None for group in groups)
     say()
     say(f"{free} of {len(groups)} groups can be pruned; a line is one index along an axis.")
@@ -51,4 +53,6 @@ def _to_json(group: Group) -> dict[str, Any]:
 
 def _members(group: Group) -> str:
     """Such as ``up.weight[:,1] down.weight[1]``: how many lines on which axis."""
-    return " ".join(f"{name}[{':,' * axis}{lines}]" for name, axis, lines in group.members)
+    shown = [f"{name}[{':,' * axis}{lines}]" for name, axis, lines in group.members[:SHOWN]]
+    more = len(group.members) - SHOWN
+    return " ".join([*shown, f"and {more} more"] if more > 0 else shown)
