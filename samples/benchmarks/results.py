@@ -53,10 +53,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def store(name: str, rows: Sequence[Any], known: dict[str, str], out: Path) -> None:
-    """Writes all numbers of some dataclasses as ``name.json``."""
+    """Writes all numbers of some dataclasses as ``name.json``, a line for each."""
     out.mkdir(parents=True, exist_ok=True)
-    document = {"rows": [asdict(row) for row in rows], "environment": known}
-    (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    lines = ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows)
+    text = f'{{"environment": {json.dumps(known)},\n"rows": [\n{lines}\n]}}\n'
+    (out / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def stored(name: str, out: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -160,7 +160,8 @@ EXPLAINED = {
         "and prunes once: batches of 500 in bfloat16, and two or three rounds of pruning. Their "
         "figures for MNIST are not in the abstract and are not quoted. Rows of fewer than three "
         "seeds, and recipes in `samples/recipes` without a row, are outstanding. Strengths and "
-        "thresholds were chosen by the test accuracy of seed 0, whose figures are optimistic for it."
+        "thresholds were chosen by the test accuracy of seed 0, whose figures are optimistic "
+        "for it."
     ),
     PENNI: (
         "From trained weights (91.73 % dense); 2 epochs with the penalty (coefficients, then "
