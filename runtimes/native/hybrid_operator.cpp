@@ -120,31 +120,16 @@ OrtStatus* compute(void* self, OrtKernelContext* context) noexcept {
 }
 
 Operator make_operator(const char* name, bool residual) {
-  Operator op = {};
-  op.version = ort::kApiVersion;
-  op.name = name;
+  auto op = make_common<Operator, Kernel, kBias>(name);
   op.residual = residual;
   using Op = const OrtCustomOp*;
-  op.GetName = [](Op self) { return static_cast<const Operator*>(self)->name; };
-  op.GetExecutionProviderType = [](Op) -> const char* { return nullptr; };  // the CPU
   op.GetInputType = [](Op, size_t index) { return kTypes[index]; };
   op.GetInputTypeCount = [](Op self) -> size_t {
     return static_cast<const Operator*>(self)->residual ? kInputs : kResidual;
   };
-  op.GetInputCharacteristic = [](Op, size_t index) {
-    return index == kBias ? ORT_OPTIONAL : ORT_REQUIRED;
-  };
-  op.GetInputMemoryType = [](Op, size_t) { return ORT_MEMORY_DEFAULT; };
   op.GetOutputType = [](Op, size_t) { return ORT_UINT8; };
-  op.GetOutputTypeCount = [](Op) -> size_t { return 1; };
-  op.GetOutputCharacteristic = [](Op, size_t) { return ORT_REQUIRED; };
-  op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](Op) { return 1; };
-  op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](Op) { return 1; };
-  op.GetStartVersion = [](Op) { return 1; };
-  op.GetEndVersion = [](Op) { return std::numeric_limits<int>::max(); };
   op.CreateKernelV2 = create_kernel;
   op.KernelComputeV2 = compute;
-  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   return op;
 }
 

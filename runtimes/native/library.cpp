@@ -81,33 +81,16 @@ constexpr size_t kBias = 4;
 constexpr int kOperators = 6;
 
 Operator make_operator(const char* name, bool residual, bool relu, bool clip) {
-  Operator op = {};
-  op.version = ort::kApiVersion;
-  op.name = name;
+  auto op = make_common<Operator, Kernel, kBias>(name);
   op.residual = residual, op.relu = relu, op.clip = clip;
   using Op = const OrtCustomOp*;
-  op.GetName = [](Op self) { return static_cast<const Operator*>(self)->name; };
-  op.GetExecutionProviderType = [](Op) -> const char* { return nullptr; };  // the CPU
   op.GetInputType = [](Op, size_t index) { return kInputTypes[index]; };
   op.GetInputTypeCount = [](Op self) -> size_t {
     return static_cast<const Operator*>(self)->residual ? 6 : 5;
   };
-  op.GetInputCharacteristic = [](Op, size_t index) {
-    return index == kBias ? ORT_OPTIONAL : ORT_REQUIRED;
-  };
-  op.GetInputMemoryType = [](Op, size_t) { return ORT_MEMORY_DEFAULT; };
   op.GetOutputType = [](Op, size_t) { return ORT_FLOAT; };
-  op.GetOutputTypeCount = [](Op) -> size_t { return 1; };
-  op.GetOutputCharacteristic = [](Op, size_t) { return ORT_REQUIRED; };
-  op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](Op) { return 1; };
-  op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](Op) { return 1; };
-  // InferOutputShapeFn stays null: before it calls one, onnxruntime 1.22 reads the type of an
-  // optional input that the node leaves out, and crashes.
-  op.GetStartVersion = [](Op) { return 1; };
-  op.GetEndVersion = [](Op) { return std::numeric_limits<int>::max(); };
   op.CreateKernelV2 = create_kernel;
   op.KernelComputeV2 = compute;
-  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   return op;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -89,8 +90,35 @@ inline bool is_present(const OrtKernelInfo* info, size_t index) {
   size_t count = 0, bytes = 0;
   check(ort::KernelInfoGetInputCount::call(api, info, &count), "inputs cannot be counted");
   if (index >= count) return false;
-  check(ort::KernelInfoGetInputName::call(api, info, index, nullptr, &bytes), "inputs have no names");
+  check(ort::KernelInfoGetInputName::call(api, info, index, nullptr, &bytes),
+        "inputs have no names");
   return bytes > 1;  // the terminating zero counts
+}
+
+// What all operators of the library share: one output, one input that may be left out, the CPU.
+// `Operator` extends OrtCustomOp by its `name`; `Kernel` is what CreateKernelV2 will make.
+template <typename Operator, typename Kernel, size_t kOptionalInput>
+Operator make_common(const char* name) {
+  using Op = const OrtCustomOp*;
+  Operator op = {};
+  op.version = ort::kApiVersion;
+  op.name = name;
+  op.GetName = [](Op self) { return static_cast<const Operator*>(self)->name; };
+  op.GetExecutionProviderType = [](Op) -> const char* { return nullptr; };  // the CPU
+  op.GetInputCharacteristic = [](Op, size_t index) {
+    return index == kOptionalInput ? ORT_OPTIONAL : ORT_REQUIRED;
+  };
+  op.GetInputMemoryType = [](Op, size_t) { return ORT_MEMORY_DEFAULT; };
+  op.GetOutputTypeCount = [](Op) -> size_t { return 1; };
+  op.GetOutputCharacteristic = [](Op, size_t) { return ORT_REQUIRED; };
+  op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](Op) { return 1; };
+  op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](Op) { return 1; };
+  // InferOutputShapeFn stays null: before it calls one, onnxruntime 1.22 reads the type of an
+  // optional input that the node leaves out, and crashes.
+  op.GetStartVersion = [](Op) { return 1; };
+  op.GetEndVersion = [](Op) { return std::numeric_limits<int>::max(); };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  return op;
 }
 
 // onnxruntime's threads.
