@@ -5,9 +5,6 @@
 // each and of images of different sizes; a damaged one must be refused or run without touching
 // memory that is not its own. X and Y end at a page that must not be touched, because sanitizers do
 // not see vector loads.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -19,51 +16,13 @@
 #include <thread>
 
 #include "decomposed_conv.h"
+#include "fuzz.h"
 
 using namespace optc;
 
 namespace {
 
-std::mt19937 rng;
-
-int64_t draw(int64_t low, int64_t high) {
-  return std::uniform_int_distribution<int64_t>(low, high)(rng);
-}
-
 float draw_float() { return std::normal_distribution<float>()(rng); }
-
-// Floats with an untouchable page right behind them, or right before.
-class Guarded {
- public:
-  explicit Guarded(size_t count) {
-    const size_t page = size_t(sysconf(_SC_PAGESIZE)), bytes = count * sizeof(float);
-    inner_ = (bytes + page - 1) / page * page;
-    base_ = static_cast<char*>(mmap(nullptr, inner_ + 2 * page, PROT_NONE,
-                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    page_ = page;
-    if (inner_ > 0) mprotect(base_ + page, inner_, PROT_READ | PROT_WRITE);
-    data_ = reinterpret_cast<float*>(base_ + page + (draw(0, 1) ? inner_ - bytes : 0));
-    for (size_t i = 0; i < count; ++i) data_[i] = draw_float();
-  }
-  Guarded(const Guarded&) = delete;
-  ~Guarded() { munmap(base_, inner_ + 2 * page_); }
-  float* data() { return data_; }
-
- private:
-  char* base_;
-  size_t inner_, page_;
-  float* data_;
-};
-
-struct TwoThreads final : ThreadPool {
-  void parallel_for(size_t count, void (*body)(void*, size_t), void* data) override {
-    std::thread other([&] {
-      for (size_t i = 1; i < count; i += 2) body(data, i);
-    });
-    for (size_t i = 0; i < count; i += 2) body(data, i);
-    other.join();
-  }
-};
 
 struct Layer {
   Attributes attributes;
@@ -138,32 +97,17 @@ Layer draw_layer() {
   return layer;
 }
 
-template <typename T>
-void damage(std::vector<T>& values, T value) {
-  if (values.empty() || draw(0, 2) == 0) {
-    draw(0, 1) || values.empty() ? values.push_back(value) : values.pop_back();
-  } else {
-    values[size_t(draw(0, int64_t(values.size()) - 1))] = value;
-  }
-}
-
-int64_t odd_int() {
-  const int64_t odd[] = {0, -1, 2, 7, 1 << 20, 1ll << 32, std::numeric_limits<int64_t>::max(),
-                         std::numeric_limits<int64_t>::min()};
-  return odd[draw(0, 7)];
-}
-
 // Damages what a file can hold; shapes stay those of the data, as onnxruntime sees to that.
 void damage(Layer& layer) {
   Attributes& a = layer.attributes;
   switch (draw(0, 8)) {
-    case 0: return damage(a.strides, odd_int());
-    case 1: return damage(a.pads, odd_int());
-    case 2: return damage(a.dilations, odd_int());
-    case 3: return damage(a.coefficient_shape, odd_int());
+    case 0: return damage_one(a.strides, odd_int());
+    case 1: return damage_one(a.pads, odd_int());
+    case 2: return damage_one(a.dilations, odd_int());
+    case 3: return damage_one(a.coefficient_shape, odd_int());
     case 4: a.group = odd_int(); return;
     case 5: a.position_bits = odd_int(); return;
-    case 6: return damage(layer.code, uint8_t(draw(0, 255)));
+    case 6: return damage_one(layer.code, uint8_t(draw(0, 255)));
     case 7:
       if (!layer.values.empty()) {
         layer.values[0] = draw(0, 1) ? std::nanf("") : std::numeric_limits<float>::infinity();
@@ -171,12 +115,6 @@ void damage(Layer& layer) {
       return;
     default: layer.values.resize(layer.values.size() / 2 / size_t(layer.block) * size_t(layer.block));
   }
-}
-
-size_t product(const std::vector<int64_t>& shape) {
-  int64_t size = 1;
-  for (const int64_t dim : shape) size *= dim;
-  return size_t(size);
 }
 
 // A sum in float64, and that of the absolute values of what was added up.
@@ -215,15 +153,15 @@ Sum expected(const Layer& layer, const Geometry& g, const std::vector<int64_t>& 
 // One run of a layer, with an image of its own size.
 struct Call {
   std::vector<int64_t> x_shape, shape;  // of X and Y
-  Guarded x, residual, y;
+  Guarded<float> x, residual, y;
   const float* added;
 
   Call(const DecomposedConv& conv, const std::vector<int64_t>& size)
       : x_shape(size),
         shape(conv.output_shape(size)),
-        x(product(x_shape)),
-        residual(product(shape)),
-        y(product(shape)),
+        x(product(x_shape), draw_float),
+        residual(product(shape), draw_float),
+        y(product(shape), draw_float),
         added(draw(0, 1) ? residual.data() : nullptr) {}
 
   void run(const DecomposedConv& conv) {

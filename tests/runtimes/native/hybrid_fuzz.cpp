@@ -4,9 +4,6 @@
 // integer definition's bytes in every form on every instruction set of this processor, from two
 // threads at once; a damaged one must be refused or run without touching memory that is not its
 // own. X and Y end at a page that must not be touched, because sanitizers do not see vector loads.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -17,48 +14,13 @@
 #include <thread>
 
 #include "hybrid_conv.h"
+#include "fuzz.h"
 
 using namespace optc;
 
 namespace {
 
-std::mt19937 rng;
-
-int64_t draw(int64_t low, int64_t high) {
-  return std::uniform_int_distribution<int64_t>(low, high)(rng);
-}
-
-// Bytes with an untouchable page right behind them, or right before.
-class Guarded {
- public:
-  explicit Guarded(size_t count) {
-    const size_t page = size_t(sysconf(_SC_PAGESIZE)), inner = (count + page - 1) / page * page;
-    size_ = inner + 2 * page;
-    base_ = static_cast<uint8_t*>(
-        mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (inner > 0) mprotect(base_ + page, inner, PROT_READ | PROT_WRITE);
-    data_ = base_ + page + (draw(0, 1) ? inner - count : 0);
-    for (size_t i = 0; i < count; ++i) data_[i] = uint8_t(draw(0, 255));
-  }
-  Guarded(const Guarded&) = delete;
-  ~Guarded() { munmap(base_, size_); }
-  uint8_t* data() { return data_; }
-
- private:
-  uint8_t* base_;
-  size_t size_;
-  uint8_t* data_;
-};
-
-struct TwoThreads final : ThreadPool {
-  void parallel_for(size_t count, void (*body)(void*, size_t), void* data) override {
-    std::thread other([&] {
-      for (size_t i = 1; i < count; i += 2) body(data, i);
-    });
-    for (size_t i = 0; i < count; i += 2) body(data, i);
-    other.join();
-  }
-};
+uint8_t draw_byte() { return uint8_t(draw(0, 255)); }
 
 struct Layer {
   HybridAttributes attributes;
@@ -159,21 +121,6 @@ Layer draw_layer() {
   return layer;
 }
 
-template <typename T>
-void damage(std::vector<T>& values, T value) {
-  if (values.empty() || draw(0, 2) == 0) {
-    draw(0, 1) || values.empty() ? values.push_back(value) : values.pop_back();
-  } else {
-    values[size_t(draw(0, int64_t(values.size()) - 1))] = value;
-  }
-}
-
-int64_t odd_int() {
-  const int64_t odd[] = {0, -1, 2, 7, 1 << 20, 1ll << 32, std::numeric_limits<int64_t>::max(),
-                         std::numeric_limits<int64_t>::min()};
-  return odd[draw(0, 7)];
-}
-
 float odd_float() {
   const float odd[] = {0.0f, -1.0f, 1e-40f, 3e38f, std::nanf(""),
                        std::numeric_limits<float>::infinity()};
@@ -184,28 +131,22 @@ float odd_float() {
 void damage(Layer& layer) {
   HybridAttributes& a = layer.attributes;
   switch (draw(0, 14)) {
-    case 0: return damage(a.conv.strides, odd_int());
-    case 1: return damage(a.conv.pads, odd_int());
-    case 2: return damage(a.conv.dilations, odd_int());
-    case 3: return damage(a.conv.coefficient_shape, odd_int());
+    case 0: return damage_one(a.conv.strides, odd_int());
+    case 1: return damage_one(a.conv.pads, odd_int());
+    case 2: return damage_one(a.conv.dilations, odd_int());
+    case 3: return damage_one(a.conv.coefficient_shape, odd_int());
     case 4: a.conv.group = odd_int(); return;
     case 5: a.conv.position_bits = odd_int(); return;
     case 6: a.value_bits = odd_int(); return;
     case 7: a.block = odd_int(); return;
     case 8: a.lower = odd_int(); return;
-    case 9: return damage(layer.code, uint8_t(draw(0, 255)));
-    case 10: return damage(layer.values, uint8_t(draw(0, 255)));
-    case 11: return damage(layer.shift, uint8_t(draw(0, 255)));
+    case 9: return damage_one(layer.code, uint8_t(draw(0, 255)));
+    case 10: return damage_one(layer.values, uint8_t(draw(0, 255)));
+    case 11: return damage_one(layer.shift, uint8_t(draw(0, 255)));
     case 12: layer.levels[0] = int8_t(draw(-128, 127)); return;
     case 13: layer.scale[0] = odd_float(); return;
     default: (draw(0, 1) ? layer.y_scale : layer.residual_scale) = odd_float();
   }
-}
-
-size_t product(const std::vector<int64_t>& shape) {
-  int64_t size = 1;
-  for (const int64_t dim : shape) size *= dim;
-  return size_t(size);
 }
 
 // T[c, m] of one output pixel, by definition.
@@ -274,7 +215,8 @@ bool run(const Layer& layer, bool sound, const HybridKernels& kernels, Form form
     const HybridConv conv(layer.attributes, layer.constants(), kernels, &form);
     const std::vector<int64_t> shape = conv.output_shape(layer.x_shape);
     if (product(shape) > (1 << 20)) return false;  // huge padding: right, but slow
-    Guarded x(product(layer.x_shape)), residual(product(shape)), y(product(shape));
+    Guarded<uint8_t> x(product(layer.x_shape), draw_byte), residual(product(shape), draw_byte),
+        y(product(shape), draw_byte);
     TwoThreads pool;
     const uint8_t* added = draw(0, 1) ? residual.data() : nullptr;
     conv.run(x.data(), layer.x_shape, added, y.data(), pool);
