@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from passes.conv import free_name
 from passes.mathematics.quantization import Affine
-from runtimes.operators.hybrid_conv import QuantizedValue, initializer
+from runtimes.operators.decomposed_conv import initializer
+from runtimes.operators.hybrid_conv import QuantizedValue
 
 MOVES = frozenset(
     {"Slice", "Pad", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}

@@ -14,10 +14,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.conv import replace_node
-from runtimes.operators.decomposed_conv import read_geometry
+from runtimes.operators.decomposed_conv import initializer, read_geometry
 from runtimes.operators.hybrid_conv import (
     INPUTS,
-    initializer,
     read_scale,
     read_weights,
 )

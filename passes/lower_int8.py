@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from passes.conv import replace_node
 from passes.escalate_graph import constant, dequantize
-from runtimes.operators.decomposed_conv import read_geometry
+from runtimes.operators.decomposed_conv import initializer, read_geometry
 from runtimes.operators.hybrid_conv import (
     INPUTS,
     LARGEST,
     QuantizedValue,
-    initializer,
     read_scale,
     read_weights,
 )

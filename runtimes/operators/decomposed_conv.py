@@ -190,7 +190,7 @@ def make_node(
     }
     if weights.bias is not None:
         arrays["bias"] = np.ascontiguousarray(weights.bias, np.float32)
-    initializers = {key: _initializer(f"{name}.{key}", array) for key, array in arrays.items()}
+    initializers = {key: initializer(f"{name}.{key}", array) for key, array in arrays.items()}
     inputs = [x, *(initializers.get(key) for key in INPUTS[1:])]
     attributes = [
         ir.AttrInt64s("strides", geometry.strides),
@@ -214,8 +214,9 @@ def make_node(
     return node, list(initializers.values())
 
 
-def _initializer(name: str, array: NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
+def initializer(name: str, array: NDArray[np.generic]) -> ir.Value:
+    """A constant of a graph."""
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
     return ir.Value(
         name=name,
         const_value=tensor,

@@ -28,7 +28,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from runtimes.operators import DOMAIN, DOMAINS, positions
-from runtimes.operators.decomposed_conv import ConvGeometry
+from runtimes.operators.decomposed_conv import ConvGeometry, initializer
 
 Int8 = NDArray[np.int8]
 UInt8 = NDArray[np.uint8]
@@ -268,17 +268,6 @@ def make_node(
     )
     node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
     return node, list(own.values())
-
-
-def initializer(name: str, array: NDArray[np.generic]) -> ir.Value:
-    """A constant of a graph."""
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-    return ir.Value(
-        name=name,
-        const_value=tensor,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(array.shape),
-    )
 
 
 def read_packed(node: ir.Node) -> PackedSymbols:

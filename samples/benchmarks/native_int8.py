@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from runtimes import native_build
 from runtimes.operators import DOMAIN, DOMAIN_VERSION
-from runtimes.operators.decomposed_conv import ConvGeometry
-from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, initializer, make_node
+from runtimes.operators.decomposed_conv import ConvGeometry, initializer
+from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, make_node
 from runtimes.operators.hybrid_conv_function import add_functions
 from samples.benchmarks.random_networks import VGG16
 from samples.benchmarks.results import RESULTS, machine, publish, store, stored, table

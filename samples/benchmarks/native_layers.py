@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from runtimes import native_build
+from runtimes.operators.decomposed_conv import initializer
 from samples.benchmarks.random_networks import Structure, single_conv
 from samples.benchmarks.results import RESULTS, machine, publish, store, table
 from toolchain.bench import BenchConfig, Candidate, feeds_of, measure
@@ -119,7 +120,7 @@ def int8_conv(shape: Shape) -> ir.Model:
         "y_scale": np.float32(0.03),
         "y_zero": np.uint8(0),
     }
-    known = {key: _constant(key, np.asarray(array)) for key, array in arrays.items()}
+    known = {key: initializer(key, np.asarray(array)) for key, array in arrays.items()}
     x = ir.Value(
         name="input",
         type=ir.TensorType(ir.DataType.UINT8),
@@ -151,16 +152,6 @@ def int8_conv(shape: Shape) -> ir.Model:
         name="int8",
     )
     return ir.Model(graph, ir_version=8)
-
-
-def _constant(name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(
-        name=name,
-        const_value=tensor,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(array.shape),
-    )
 
 
 def time_shape(shape: Shape, library: Path, config: BenchConfig) -> Row:

@@ -16,6 +16,7 @@ from runtimes.operators.decomposed_conv import (
     ConvGeometry,
     DecomposedWeights,
     FusedActivation,
+    initializer,
     make_node,
 )
 from runtimes.operators.decomposed_conv_function import add_functions
@@ -146,13 +147,7 @@ class Builder:
     def constant(self, shape: tuple[int, ...], scale: float) -> ir.Value:
         """An initializer drawn from N(0, scale²)."""
         array = self.rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
-        tensor = ir.tensor(array, name=f"w{len(self.initializers)}")
-        value = ir.Value(
-            name=tensor.name,
-            const_value=tensor,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(shape),
-        )
+        value = initializer(f"w{len(self.initializers)}", array)
         self.initializers.append(value)
         return value
 

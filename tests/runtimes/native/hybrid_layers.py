@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from runtimes import ort
 from runtimes.operators import DOMAIN, DOMAIN_VERSION
-from runtimes.operators.decomposed_conv import ConvGeometry
-from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, initializer, make_node
+from runtimes.operators.decomposed_conv import ConvGeometry, initializer
+from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, make_node
 from runtimes.operators.hybrid_conv_function import add_functions
 from runtimes.operators.hybrid_reference import QuantizedArray, reference
 from tests.runtimes.native.layers import library

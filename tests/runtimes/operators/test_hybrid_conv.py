@@ -15,14 +15,13 @@ from onnx import checker
 from onnx.reference import ReferenceEvaluator
 
 from runtimes.operators import DOMAIN, DOMAIN_VERSION
-from runtimes.operators.decomposed_conv import ConvGeometry, read_geometry
+from runtimes.operators.decomposed_conv import ConvGeometry, initializer, read_geometry
 from runtimes.operators.hybrid_conv import (
     HybridWeights,
     PackedSymbols,
     QuantizedValue,
     decode_symbols,
     encode_symbols,
-    initializer,
     make_node,
     read_scale,
     read_weights,
