@@ -59,7 +59,7 @@ class SelectPass(CompressionPass):
     """Chooses how decomposed convolutions run."""
 
     name: ClassVar[str] = "select"
-    summary: ClassVar[str] = "run each decomposed convolution in its fastest form"
+    summary: ClassVar[str] = "run each decomposed convolution in its fastest form (int8 rounds)"
     exact: ClassVar[bool] = True
     idempotent: ClassVar[bool] = False  # a measurement may come out differently
     config_type: ClassVar[type] = SelectConfig

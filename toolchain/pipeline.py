@@ -120,13 +120,19 @@ def transform(
     )
     if job.dry_run or not any(plan.applied for plan in plans):
         return result
-    if job.timer is not None and any(forms_of(node) for node in model.graph):
+    if job.timer is not None and _forms_are_open(job.recipe, model):
         with watch.stage("time layers"):
             model, selection = select_fastest(model, context, job.timer)
         result = replace(result, plans=(*plans, selection))
     with watch.stage("finish"):
         finish(model)
     return _write(job, model, result, watch, progress)
+
+
+def _forms_are_open(recipe: Recipe, model: ir.Model) -> bool:
+    """Whether there are layers of several forms, and nobody asked for one of them."""
+    asked = any(spec.name == SelectPass.name and "form" in spec.options for spec in recipe.passes)
+    return not asked and any(forms_of(node) for node in model.graph)
 
 
 def rejected_path(path: Path) -> Path:

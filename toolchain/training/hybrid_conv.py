@@ -9,6 +9,9 @@ where they start, so that one learning rate suits all layers. The 8-bit basis st
 responses are not rounded between the stages, which would cost M times the memory.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -29,17 +32,44 @@ def round_through(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-class QuantizedOutput(nn.Module):
-    """Real numbers as uint8 has them: scale·clamp(rint(x / scale), lower − zero, upper − zero)."""
+class _Quantize(torch.autograd.Function):
+    """`quantize_through` in few passes over memory, which is what activations cost."""
 
-    def __init__(self, scale: float, zero_point: int, bounds: tuple[int, int] = (0, 255)) -> None:
-        super().__init__()
-        self.scale = scale
-        self.bounds = (bounds[0] - zero_point, bounds[1] - zero_point)
+    @staticmethod
+    def forward(context: Any, x: Tensor, scale: float, least: int, most: int) -> Tensor:
+        steps = (x * (1 / scale)).round_()
+        kept = steps.clamp(least, most)
+        context.save_for_backward(kept == steps)
+        return kept.mul_(scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
-        return self.scale * round_through(x / self.scale).clamp(*self.bounds)
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = context.saved_tensors
+        return gradient * inside, None, None, None
+
+
+def quantize_through(x: Tensor, scale: float, least: int, most: int) -> Tensor:
+    """scale·clamp(rint(x / scale), least, most); the gradient is 1 inside the bounds, else 0."""
+    quantized: Tensor = _Quantize.apply(x, scale, least, most)  # type: ignore[no-untyped-call]
+    return quantized
+
+
+def convolve(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """A convolution with the pads of ONNX: top, left, bottom, right."""
+    top, left, bottom, right = pads
+    if (top, left) != (bottom, right):
+        x, top, left = nn.functional.pad(x, (left, right, top, bottom)), 0, 0
+    return nn.functional.conv2d(
+        x, kernel, bias, tuple(strides), (top, left), tuple(dilations), groups
+    )
 
 
 class HybridConv2d(nn.Module):
@@ -60,7 +90,8 @@ class HybridConv2d(nn.Module):
         weights, geometry = read_weights(node), read_geometry(node)
         x_scale, _ = read_scale(node, "x")
         lower, upper = (node.attributes[key].as_int() for key in ("lower", "upper"))
-        self.output = QuantizedOutput(*read_scale(node, "y"), (lower, upper))
+        y_scale, zero_point = read_scale(node, "y")
+        self._output = (float(y_scale), lower - zero_point, upper - zero_point)
         self.geometry, self._weights = geometry, weights
         stored = int(np.abs(weights.symbols).max(initial=1))
         self.largest = 1 if stored == 1 else 7 if stored <= 7 else INT8
@@ -81,7 +112,7 @@ class HybridConv2d(nn.Module):
         self.latent = nn.Parameter(_tensor(latent))  # (K, C, M), in units of `unit`
         self.ratio = nn.Parameter(torch.ones(unit.shape))  # (K, M), likewise
         # About a tenth of the output's range; a power of two keeps biases exact.
-        self._reach = float(np.exp2(np.rint(np.log2(25.0 * self.output.scale))))
+        self._reach = float(np.exp2(np.rint(np.log2(25.0 * y_scale))))
         self.bias = nn.Parameter(_tensor(weights.bias / self._reach))
 
     def scales(self) -> tuple[Tensor, Tensor]:
@@ -102,17 +133,10 @@ class HybridConv2d(nn.Module):
         coefficients = self.symbols() * (levels * scale[:, None])[:, None]
         kernel = torch.einsum("kcm,mrs->kcrs", coefficients, self.basis)
         geometry = self.geometry
-        top, left, bottom, right = geometry.pads
-        padded = nn.functional.pad(x, (left, right, top, bottom))
-        y = nn.functional.conv2d(
-            padded,
-            kernel,
-            self.bias * self._reach,
-            geometry.strides,
-            dilation=geometry.dilations,
+        y = convolve(
+            x, kernel, self.bias * self._reach, geometry.strides, geometry.pads, geometry.dilations
         )
-        rounded: Tensor = self.output(y if residual is None else y + residual)
-        return rounded
+        return quantize_through(y if residual is None else y + residual, *self._output)
 
     @torch.no_grad()
     def weights(self) -> HybridWeights:

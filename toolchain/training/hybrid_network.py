@@ -29,7 +29,7 @@ from runtimes.operators.decomposed_conv import (
 from runtimes.operators.decomposed_conv import INPUTS as FLOAT_INPUTS
 from runtimes.operators.hybrid_conv import INPUTS, QuantizedValue, is_hybrid_conv, make_node
 from toolchain.errors import UsageError
-from toolchain.training.hybrid_conv import HybridConv2d, round_through
+from toolchain.training.hybrid_conv import HybridConv2d, convolve, quantize_through
 
 
 class HybridNetwork(nn.Module):
@@ -136,11 +136,9 @@ def _decomposed(node: ir.Node) -> Callable[..., Tensor]:
     kernel = torch.from_numpy(weights.dense())
     bias = None if weights.bias is None else torch.from_numpy(np.array(weights.bias))
     suffix = node.op_type.removeprefix(BASE_NAME)
-    top, left, bottom, right = geometry.pads
 
     def run(x: Tensor, *rest: Tensor) -> Tensor:
-        padded = nn.functional.pad(x, (left, right, top, bottom))
-        y = nn.functional.conv2d(padded, kernel, bias, geometry.strides)
+        y = convolve(x, kernel, bias, geometry.strides, geometry.pads, geometry.dilations)
         if suffix.startswith("Add"):
             y = y + rest[len(FLOAT_INPUTS) - 1]
         return y.relu() if suffix.endswith("Relu") else y
@@ -150,8 +148,8 @@ def _decomposed(node: ir.Node) -> Callable[..., Tensor]:
 
 def _quantize(_: ir.Node) -> Callable[..., Tensor]:
     def run(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        zero = float(zero_point)
-        return scale * round_through(x / scale).clamp(-zero, 255 - zero)
+        zero = int(zero_point)
+        return quantize_through(x, float(scale), -zero, 255 - zero)
 
     return run
 
@@ -172,13 +170,14 @@ def _dequantize(node: ir.Node) -> Callable[..., Tensor]:
 
 def _conv(node: ir.Node) -> Callable[..., Tensor]:
     ints = node.attributes.get_ints
-    strides, dilations = ints("strides", [1, 1]), ints("dilations", [1, 1])
-    top, left, bottom, right = ints("pads", [0] * 4) or [0] * 4
-    group = node.attributes.get_int("group", 1)
+    strides, dilations, pads = (
+        ints(key, default) or default
+        for key, default in (("strides", [1, 1]), ("dilations", [1, 1]), ("pads", [0] * 4))
+    )
+    groups = node.attributes.get_int("group", 1) or 1
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        padded = nn.functional.pad(x, (left, right, top, bottom))
-        return nn.functional.conv2d(padded, weight, bias, strides, 0, dilations, group)
+        return convolve(x, weight, bias, strides, pads, dilations, groups)
 
     return run
 
@@ -188,6 +187,15 @@ def _gemm(node: ir.Node) -> Callable[..., Tensor]:
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return nn.functional.linear(x, weight if transposed else weight.T, bias)
+
+    return run
+
+
+def _batch_norm(node: ir.Node) -> Callable[..., Tensor]:
+    epsilon = node.attributes.get_float("epsilon", 1e-5) or 0.0
+
+    def run(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, mean, variance, scale, bias, eps=epsilon)
 
     return run
 
@@ -224,6 +232,7 @@ def _plain(function: Callable[..., Tensor]) -> Callable[[ir.Node], Callable[...,
 _OPERATORS: Mapping[str, Callable[[ir.Node], Callable[..., Tensor]]] = {
     "QuantizeLinear": _quantize,
     "DequantizeLinear": _dequantize,
+    "BatchNormalization": _batch_norm,
     "Conv": _conv,
     "Gemm": _gemm,
     "Slice": _slice,

@@ -323,6 +323,17 @@ def test_latency_is_measured_and_a_file_of_times_makes_it_repeatable(optc, model
     np.testing.assert_allclose(outputs(paths[0]), outputs(reference), rtol=1e-4, atol=1e-5)
 
 
+def test_a_form_that_was_asked_for_is_not_chosen_anew(optc, model, tmp_path) -> None:
+    options = ["--optimize-for", "latency", "-o", tmp_path / "a.onnx", "--no-native"]
+    code, out, _ = optc(
+        model, "--pass", PENNI, "--pass", "select:form=two-stage", *options, "--json"
+    )
+    assert code == 0
+    selections = [p for p in json.loads(out)["plans"] if p["pass_name"] == "select"]
+    assert {each["settings"]["form"] for each in selections[-1]["layers"]} == {"two-stage"}
+    assert all(not plan["notes"] for plan in selections)
+
+
 @pytest.mark.parametrize(("slow", "left"), [("all int8", 1), ("all native", 0)])
 def test_quantised_layers_become_int8_where_that_is_faster(
     optc, model, data, monkeypatch, slow, left
