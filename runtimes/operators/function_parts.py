@@ -26,6 +26,7 @@ def build_body(
         attributes=attributes,
         opset_imports={"": opset, PORTABLE_DOMAIN: DOMAIN_VERSION},
     )
+    _share(function)
     _shorten(function)
     return function
 
@@ -55,6 +56,31 @@ def add_bodies(
     functions = [shared(opset), *model.functions.values(), *bodies]
     model.functions.clear()  # onnx.reference wants functions before those that call them
     model.functions.update({function.identifier(): function for function in functions})
+
+
+def _share(function: ir.Function) -> None:
+    """Computes equal expressions once.
+
+    The pass of onnx_ir takes attributes that refer to different ones of the function for equal.
+    """
+    known: dict[tuple[Any, ...], ir.Value] = {}
+    for node in tuple(function):
+        attributes = sorted((name, _content(each)) for name, each in node.attributes.items())
+        expression = (node.op_identifier(), *map(id, node.inputs), *attributes)
+        value = node.outputs[0]
+        first = known.setdefault(expression, value)
+        if first is not value and len(node.outputs) == 1 and value not in function.outputs:
+            ir.convenience.replace_all_uses_with(value, first)
+            function.remove(node, safe=True)
+
+
+def _content(attribute: ir.Attr) -> str:
+    if attribute.is_ref():
+        return f"attribute {attribute.ref_attr_name}"
+    if attribute.type is ir.AttributeType.TENSOR:
+        tensor = attribute.as_tensor()
+        return f"{tensor.dtype} {tensor.numpy().tolist()}"
+    return f"{attribute.type} {attribute.value}"
 
 
 def _shorten(function: ir.Function) -> None:

@@ -214,8 +214,9 @@ def main(
         "Made by `python -m samples.benchmarks.escalate_training --source DIR --work WORK` on "
         f"{known['cpu']}, onnxruntime {known['onnxruntime']}, torch {torch.__version__}, one "
         "thread at low priority on a shared machine. Adam, lr 0.001, cosine, batches of 128 in "
-        "bfloat16, loss: distillation from the dense network. Top-1 on the 10,000 exact CIFAR-10 test images in "
-        "stock onnxruntime, after the last epoch; training images are the lossy ones."
+        "bfloat16, loss: distillation from the dense network; 50,000 training images, which are "
+        "lossy copies. Top-1 on the 10,000 exact test images in stock onnxruntime, after the last "
+        "epoch."
     )
     publish(NAME, ["# ESCALATE with training", markdown(rows), note], out)
 
