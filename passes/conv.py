@@ -76,6 +76,8 @@ def conv_geometry(node: ir.Node, kernel: Sequence[int]) -> ConvGeometry:
 def replace_node(old: ir.Node, new: Sequence[ir.Node], initializers: Sequence[ir.Value]) -> None:
     """Puts nodes in the place of one, keeping the name, type and users of its output.
 
+    Initializers that only the old node used are dropped, so that new ones may have their names.
+
     Args:
         old: node with one output, removed from its graph.
         new: replacement in execution order; the last one's first output takes over.
@@ -83,15 +85,19 @@ def replace_node(old: ir.Node, new: Sequence[ir.Node], initializers: Sequence[ir
     """
     graph = old.graph
     assert isinstance(graph, ir.Graph)
-    for value in initializers:
-        value.name = free_name(graph, value.name or "")
-        graph.initializers.add(value)
     before, after = old.outputs[0], new[-1].outputs[0]
     after.name, after.type, after.shape = before.name, before.type, before.shape
     graph.insert_before(old, new)
     ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
     before.name = None
+    given = [value for value in old.inputs if value is not None and value.is_initializer()]
     graph.remove(old, safe=True)
+    for value in given:
+        if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
+            graph.initializers.pop(value.name or "", None)
+    for value in initializers:
+        value.name = free_name(graph, value.name or "")
+        graph.initializers.add(value)
 
 
 def free_name(graph: ir.Graph, name: str) -> str:

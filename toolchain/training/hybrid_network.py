@@ -121,13 +121,7 @@ def _rewrite(node: ir.Node, layer: HybridConv2d) -> None:
         bounds=(node.attributes["lower"].as_int(), node.attributes["upper"].as_int()),
         residual=residual[0] if residual else None,
     )
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
-    old = given[3:10]
     replace_node(node, [new], constants)
-    for value in old:
-        if not value.uses():
-            graph.initializers.pop(value.name or "")
 
 
 def _decomposed(node: ir.Node) -> Callable[..., Tensor]:
