@@ -6,7 +6,8 @@ DIR holds `models/` and `cifar10/` (see samples/README.md). Networks are decompo
 some budgets and then quantised with 8, 4 and 2 bits a coefficient, calibrated on the same 512
 training images without labels; int8 is onnxruntime's static quantisation as in
 `trained_latency.py`. Every model is scored on the full exact test set by stock onnxruntime. Rows
-that the JSON file in --out holds already are not measured again. Also draws accuracy over size.
+that the JSON file in --out holds already are not measured again. Also draws accuracy over size,
+with the models of `escalate_training.json` beside them.
 """
 
 import tempfile
@@ -156,24 +157,21 @@ def markdown(rows: Sequence[Row]) -> str:
     return table(headers, lines)
 
 
-def chart(rows: Sequence[Row], model: str) -> str:
+def chart(rows: Sequence[Row], model: str, out: Path) -> str:
     """Accuracy over size of one network, a cloud for each kind of model."""
-    own = [row for row in rows if row.model == model]
-    clouds = [
-        Cloud(
-            name=group,
-            points=[
-                Point(x=row.nbytes / 1000, y=row.top1, label=row.form)
-                for row in own
-                if row.group == group
-            ],
-            line=True,
-        )
-        for group in dict.fromkeys(row.group for row in own)
-    ]
+    points: dict[str, list[Point]] = {}
+    for row in rows:
+        if row.model == model:
+            kind = "escalate" if row.group.endswith("bits") else row.group
+            point = Point(x=row.nbytes / 1000, y=row.top1, label=row.form)
+            points.setdefault(kind, []).append(point)
+    for run in stored("escalate_training", out)[0]:
+        if run["network"] == model:
+            point = Point(x=run["nbytes"] / 1000, y=run["trained"], label=run["name"])
+            points.setdefault("escalate with training", []).append(point)
     return scatter(
         title=f"{model}: accuracy over size",
-        clouds=clouds,
+        clouds=[Cloud(name=kind, points=own) for kind, own in points.items()],
         x_label="kB",
         y_label="top-1, percent",
         x_log=True,
@@ -192,7 +190,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     )
     publish(NAME, ["# ESCALATE after training", markdown(rows), note], out)
     for model in dict.fromkeys(row.model for row in rows):
-        (out / f"{NAME}_{model}.svg").write_text(chart(rows, model) + "\n")
+        (out / f"{NAME}_{model}.svg").write_text(chart(rows, model, out) + "\n")
 
 
 @click.command()

@@ -6,6 +6,7 @@ DIR holds `models/` and `cifar10/` (see samples/README.md). All models of a netw
 turns by one `optc bench`. int8 is onnxruntime's static quantisation (QDQ,
 unsigned activations, signed weights per channel, the same 512 calibration images). Ours is
 optimised for latency on this machine, in fp32 and in 8 bits, and runs with the native kernels.
+`--trained WORK` adds the models that `escalate_training` left there. Also draws accuracy over time.
 """
 
 import tempfile
@@ -27,6 +28,7 @@ from samples.benchmarks.results import (
     table,
 )
 from samples.benchmarks.rivals import quantise
+from toolchain.svg import Cloud, Point, scatter
 
 NAME = "trained_latency"
 MODELS = ("resnet20", "resnet56")
@@ -55,7 +57,9 @@ class Row:
     speedup: dict[str, float]
 
 
-def measure(network: str, model: Path, work: Path, numbers: Sequence[int]) -> list[Row]:
+def measure(
+    network: str, model: Path, work: Path, trained: Path | None, numbers: Sequence[int]
+) -> list[Row]:
     """All forms of one network, for some numbers of threads."""
     forms = {"fp32": model, "onnxruntime int8": work / "int8.onnx"}
     quantise(model, np.load(work / "calib.npz")["input"], forms["onnxruntime int8"])
@@ -67,6 +71,10 @@ def measure(network: str, model: Path, work: Path, numbers: Sequence[int]) -> li
     for share in QUANTISED_SHARES:
         form = f"penni, {share:.0%} of parameters, 4 basis kernels; escalate, 8 bits"
         forms[form] = quantised(model, share, work)
+    for path in [] if trained is None else sorted(trained.glob(f"{network}_*.onnx")):
+        form = f"escalate with training, {path.stem.removeprefix(f'{network}_')}"
+        forms[form] = work / path.name
+        optc("transform", path, "--pass", "select", "--optimize-for", "latency", "-o", forms[form])
     scores = {
         form: optc("eval", path, "--data", work / "eval_full.npz")[0]["top1"]
         for form, path in forms.items()
@@ -119,28 +127,69 @@ def markdown(rows: Sequence[Row]) -> str:
     return table(["network", "form", "top-1", "file", *times], lines)
 
 
+def group(form: str) -> str:
+    """Kind of a form, as the chart tells them apart."""
+    if "escalate" in form:
+        return "ours, 8 bits and less"
+    return "ours, fp32" if form.startswith("penni") else form
+
+
+def chart(rows: Sequence[Row], network: str) -> str:
+    """Accuracy over time of one network with one thread."""
+    own = [row for row in rows if row.network == network]
+    clouds = [
+        Cloud(
+            name=name,
+            points=[
+                Point(x=row.milliseconds["1"], y=row.top1, label=row.form, tip=row.form)
+                for row in own
+                if group(row.form) == name
+            ],
+        )
+        for name in dict.fromkeys(group(row.form) for row in own)
+    ]
+    return scatter(
+        title=f"{network}: accuracy over time, one thread",
+        clouds=clouds,
+        x_label="milliseconds",
+        y_label="top-1, percent",
+        x_log=False,
+    )
+
+
 @click.command()
 @click.option("--source", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--trained", type=click.Path(exists=True, path_type=Path), default=None)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 @click.option("--threads", multiple=True, type=int, default=(1,), show_default=True)
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
-def main(source: Path, out: Path, threads: tuple[int, ...], models: tuple[str, ...]) -> None:
+def main(
+    source: Path,
+    trained: Path | None,
+    out: Path,
+    threads: tuple[int, ...],
+    models: tuple[str, ...],
+) -> None:
     """Measure all forms of some networks; rows of others stay as they were measured before."""
     rows = [Row(**row) for row in stored(NAME, out)[0] if row["network"] not in models]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_data(source, work)
         for name in models:
-            rows += measure(name, source / "models" / f"{name}_cifar10.onnx", work, threads)
+            model = source / "models" / f"{name}_cifar10.onnx"
+            rows += measure(name, model, work, trained, threads)
     rows.sort(key=lambda row: MODELS.index(row.network))
     known = machine()
     store(NAME, rows, known, out)
     note = (
-        "Made by `python -m samples.benchmarks.trained_latency --source DIR` on "
+        "Made by `python -m samples.benchmarks.trained_latency --source DIR --trained WORK` on "
         f"{known['cpu']} ({known['isa']}, {known['cores']} cores), onnxruntime "
         f"{known['onnxruntime']}. Batch 1; medians of interleaved runs after warm-up; top-1 on the "
-        "10,000 exact CIFAR-10 test images; no training."
+        "10,000 exact CIFAR-10 test images; no training but in the rows that say so, see "
+        "[escalate_training](escalate_training.md)."
     )
+    for name in dict.fromkeys(row.network for row in rows):
+        (out / f"{NAME}_{name}.svg").write_text(chart(rows, name) + "\n")
     publish(NAME, ["# Trained ResNets, timed", markdown(rows), note], out)
 
 
