@@ -58,7 +58,7 @@ class Run:
 
 
 RUNS = {
-    "resnet20_ternary": Run(network="resnet20", penni="params=0.3", bits=2, epochs=12),
+    "resnet20_ternary": Run(network="resnet20", penni="params=0.6", bits=2, epochs=12),
     "resnet20_pairs": Run(
         network="resnet20", penni="rank=4,granularity=pair,density=0.5", bits=8, epochs=10
     ),
@@ -133,7 +133,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
     config = TrainConfig(
         epochs=run.epochs,
         optimizer="adam",
-        lr=1e-3,
+        lr=4e-3,
         precision="bfloat16",
         evaluate_every=run.epochs,
     )
@@ -213,7 +213,7 @@ def main(
     note = (
         "Made by `python -m samples.benchmarks.escalate_training --source DIR --work WORK` on "
         f"{known['cpu']}, onnxruntime {known['onnxruntime']}, torch {torch.__version__}, one "
-        "thread at low priority on a shared machine. Adam, lr 0.001, cosine, batches of 128 in "
+        "thread at low priority on a shared machine. Adam, lr 0.004, cosine, batches of 128 in "
         "bfloat16, loss: distillation from the dense network; 50,000 training images, which are "
         "lossy copies. Top-1 on the 10,000 exact test images in stock onnxruntime, after the last "
         "epoch."

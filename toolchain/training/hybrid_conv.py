@@ -124,8 +124,8 @@ class HybridConv2d(nn.Module):
     def symbols(self) -> Tensor:
         """The codes v, (K, C, M)."""
         levels, scale = self.scales()
-        steps = self.latent * (self.unit / (levels * scale[:, None]))[:, None]
-        return round_through(steps.clamp(-self.largest, self.largest)) * self.mask
+        unit = (self.unit / (levels * scale[:, None]))[:, None]
+        return _codes(self.latent, unit, self.largest) * self.mask
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C, H, W) real numbers → (N, K, H', W') likewise, on the grid of the output."""
@@ -150,6 +150,18 @@ class HybridConv2d(nn.Module):
             scale=_array(scale),
             bias=_array(self.bias * self._reach),
         )
+
+
+def _codes(latent: Tensor, unit: Tensor, largest: int) -> Tensor:
+    """rint(clamp(latent·unit, −largest, largest)).
+
+    The latent has the gradient of the identity, also where it is clamped: a ternary coefficient
+    that is not zero could never become zero otherwise. The scale has that of LSQ.
+    """
+    steps = latent * unit.detach()
+    scaled = (latent.detach() * unit).clamp(-largest, largest)
+    codes = scaled.detach().round()
+    return codes + (steps - steps.detach()) + (scaled - scaled.detach())
 
 
 def _latent(start: DecomposedWeights, basis: NDArray[np.float64]) -> NDArray[np.float64]:
