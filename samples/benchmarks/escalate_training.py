@@ -32,6 +32,7 @@ from samples.benchmarks.results import (
 )
 from samples.datasets import cifar10
 from toolchain.training.batches import Batch, Batches
+from toolchain.training.hybrid_conv import Bounded
 from toolchain.training.hybrid_network import HybridNetwork
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
@@ -58,11 +59,11 @@ class Run:
 
 
 RUNS = {
-    "resnet20_ternary": Run(network="resnet20", penni="params=0.6", bits=2, epochs=12),
+    "resnet20_ternary": Run(network="resnet20", penni="params=0.6", bits=2, epochs=9),
     "resnet20_pairs": Run(
         network="resnet20", penni="rank=4,granularity=pair,density=0.5", bits=8, epochs=10
     ),
-    "resnet56_ternary": Run(network="resnet56", penni="params=0.18", bits=2, epochs=7),
+    "resnet56_ternary": Run(network="resnet56", penni="params=0.18", bits=2, epochs=5),
 }
 
 
@@ -133,7 +134,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
     config = TrainConfig(
         epochs=run.epochs,
         optimizer="adam",
-        lr=4e-3,
+        lr=2e-3,
         precision="bfloat16",
         evaluate_every=run.epochs,
     )
@@ -144,6 +145,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
         config,
         loss=lambda model, given: distillation(teacher, model, given),
         evaluate=lambda model: {"top1": score(network.exported(), test)},
+        hooks=(Bounded(),),
         folder=folder,
         progress=show,
     ).run()
@@ -213,7 +215,7 @@ def main(
     note = (
         "Made by `python -m samples.benchmarks.escalate_training --source DIR --work WORK` on "
         f"{known['cpu']}, onnxruntime {known['onnxruntime']}, torch {torch.__version__}, one "
-        "thread at low priority on a shared machine. Adam, lr 0.004, cosine, batches of 128 in "
+        "thread at low priority on a shared machine. Adam, lr 0.002, cosine, batches of 128 in "
         "bfloat16, loss: distillation from the dense network; 50,000 training images, which are "
         "lossy copies. Top-1 on the 10,000 exact test images in stock onnxruntime, after the last "
         "epoch."

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from passes.mathematics.hybrid_fit import INT8
 from runtimes.operators.decomposed_conv import DecomposedWeights, read_geometry
 from runtimes.operators.hybrid_conv import HybridWeights, read_scale, read_weights
+from toolchain.training.hooks import Hook
 
 INSIDE = 0.25
 """How far from its code a latent coefficient may start. Half a step would be its edge, where the
@@ -70,6 +71,21 @@ def convolve(
     return nn.functional.conv2d(
         x, kernel, bias, tuple(strides), (top, left), tuple(dilations), groups
     )
+
+
+class Bounded(Hook):
+    """Keeps latent coefficients where codes are (BinaryConnect, Courbariaux et al. 2015).
+
+    Those that are clamped still have a gradient; without the bound they would drift too far away
+    to come back.
+    """
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        """Clamps them."""
+        for layer in model.modules():
+            if isinstance(layer, HybridConv2d):
+                layer.latent.clamp_(-layer.largest, layer.largest)
 
 
 class HybridConv2d(nn.Module):
@@ -156,7 +172,7 @@ def _codes(latent: Tensor, unit: Tensor, largest: int) -> Tensor:
     """rint(clamp(latent·unit, −largest, largest)).
 
     The latent has the gradient of the identity, also where it is clamped: a ternary coefficient
-    that is not zero could never become zero otherwise. The scale has that of LSQ.
+    that is not zero could never become zero otherwise (see `Bounded`). The scale has that of LSQ.
     """
     steps = latent * unit.detach()
     scaled = (latent.detach() * unit).clamp(-largest, largest)
