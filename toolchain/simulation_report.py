@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from importlib import resources
 
-from runtimes.accelerator.simulator import NetworkResult
+from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.workload import HostOperation
 from toolchain.report_parts import figure
 from toolchain.svg import Cloud, Point, Series, bar_chart, scatter

@@ -140,6 +140,11 @@ class Architecture:
                 f"one tile of {needed} bytes"
             )
 
+    def excess_bytes(self, needed: Mapping[str, int]) -> int:
+        """Bytes by which tiles exceed the halves of their buffers, by a field of `Buffers`."""
+        halves = {buffer: getattr(self.buffers, buffer) // 2 for buffer in needed}
+        return sum(max(nbytes - halves[buffer], 0) for buffer, nbytes in needed.items())
+
     @property
     def bytes_per_cycle(self) -> float:
         """DRAM bytes in one cycle of the accelerator."""

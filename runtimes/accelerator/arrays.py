@@ -39,6 +39,8 @@ class EscalateArray:
     """Blocks of one combine unit (adders) and one row of multipliers.
 
     Attributes:
+        stage_order: "coefficients-first" combines channels first, as ESCALATE does; "basis-first"
+            convolves first, as PENNI does, and has to hold the intermediate map for all channels.
         blocks: each works on one output channel and one tile of the map at a time.
         multipliers_per_block: of the basis stage.
         combine_width: matched coefficient–activation pairs that the adder tree takes a cycle.
@@ -49,13 +51,16 @@ class EscalateArray:
         tile_positions: largest tile of the map, positions.
         tile_buffer_bytes: a block's copy of what it reads of a tile, for energy.
         intermediate_bits: width of an intermediate value.
-        coefficient_bits: of a coefficient that is not ternary, sign included.
-        wide_coefficient_cycles: bit-serial adder cycles that one such coefficient takes.
+        coefficient_bits: of a coefficient that the file holds as a real number and that is not
+            ternary, sign included.
+        wide_coefficient_cycles: bit-serial adder cycles that one such coefficient takes; one of
+            fewer bits takes proportionally fewer.
         balance: channels are dealt to blocks by nonzero coefficients, or round-robin.
         skip_coefficients: zero coefficients take no adder slot.
         skip_activations: nor do zero activations.
     """
 
+    stage_order: Literal["coefficients-first", "basis-first"]
     blocks: int
     multipliers_per_block: int
     combine_width: int

@@ -1,196 +1,176 @@
-"""ESCALATE, modelled from the abstract: channels are combined first, then the basis is applied.
+"""ESCALATE, modelled from the abstract: blocks that work on a channel and a tile of positions each.
 
     U[k, m] = Σ_c Ce[k, c, m]·X[c]   by adders that take matched nonzeros only
     Y[k]    = Σ_m U[k, m] ∗ s·B[m]   by multipliers; a zero U is skipped
 
-A block works on one output channel and one tile of positions at a time. Blocks share the tile
-and start the next round of tiles together. A layer that is not decomposed runs as a sparse dot
-product on the multipliers.
+`escalate_work` says what a channel costs at a position, `basis_first` the same for the other
+order of the stages. Here channels and positions are dealt to blocks. `side` blocks share the
+channels, the others the positions; all blocks start the next round of tiles together. The fastest
+way that fits into the buffers is taken, out of all divisors of the blocks as `side`, the numbers
+of channels whose weights are on chip at a time, and both loop orders.
 """
 
 import heapq
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from runtimes.accelerator import basis_first
 from runtimes.accelerator.architecture import Architecture
 from runtimes.accelerator.arrays import EscalateArray
-from runtimes.accelerator.matching import Counts, match_counts, pipeline_cycles, window_cycles
-from runtimes.accelerator.tiles import TilePlan, bitmap_bytes, repeated_loads, spread
-from runtimes.accelerator.workload import Array, Factors, Layer, Mask, tap_counts, taps
+from runtimes.accelerator.escalate_work import Work, decomposed_work, plain_work
+from runtimes.accelerator.matching import Counts, pipeline_cycles, pipeline_ends
+from runtimes.accelerator.tiles import Ints, Plans, TilePlan, repeated_loads, spread
+from runtimes.accelerator.workload import Array, Layer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What the blocks do for a layer.
+class Way:
+    """How channels and positions are dealt.
 
     Attributes:
-        first: (K, M, P) cycles of every item in the first stage.
-        second: (K, M, P) cycles in the second.
-        counts: events.
-        macs: multiply-accumulates done, and skipped.
-        adds: additions done, and skipped.
-        weight_bytes: (K,) of every channel.
+        side: blocks that share the channels.
+        across: blocks that share the positions.
+        size: positions of a tile.
+        channels: whose weights are on chip at a time.
     """
 
-    first: Counts
-    second: Counts
-    counts: dict[tuple[str, str], int]
-    macs: tuple[int, int]
-    adds: tuple[int, int]
-    weight_bytes: Counts
+    side: int
+    across: int
+    size: int
+    channels: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.side}x{self.across} blocks, {self.size} positions, {self.channels} channels"
 
 
-def plan(layer: Layer, architecture: Architecture) -> TilePlan:
-    """Tiles of a layer of one channel group; a round of tiles over all blocks is a tile.
+def plans(layer: Layer, architecture: Architecture) -> Plans:
+    """Ways to run a layer of one channel group; a round of tiles over all blocks is a tile.
 
     Raises:
-        TileError: a buffer is too small for a round, or for the weights of one channel.
+        TileError: no way fits into the buffers.
     """
-    array, words = architecture.array, architecture.words
+    array = architecture.array
     assert isinstance(array, EscalateArray)
     work = layer_work(layer, architecture)
     K, _, P = work.first.shape
-    side, across = block_grid(array.blocks, K, P)
-    size = max(1, min(array.tile_positions, -(-P // across)))
-    times = tile_cycles(work, size, array.fifo_depth)  # (K, tiles)
-    limit = architecture.buffers.weight_bytes // 2
-    architecture.check_tile("weight_bytes", int(work.weight_bytes.max()), layer.name)
-    groups = channel_groups(work.weight_bytes, side, limit)
-    compute = np.array(
-        [
-            [round_cycles(tiles[g], work.weight_bytes[g], side, array) for g in groups]
-            for tiles in np.split(times, range(across, times.shape[1], across), axis=1)
-        ]
-    )  # (rounds, groups)
-    input_bytes = bitmap_bytes(layer.x != 0, words.activation_bits)
-    inputs = spread(input_bytes, len(compute))
-    architecture.check_tile("input_bytes", int(inputs.max()), layer.name)
-    loads, pairs = repeated_loads(
-        inputs,
-        np.array([work.weight_bytes[g].sum() for g in groups]),
-        fit_inputs=input_bytes <= architecture.buffers.input_bytes // 2,
-        fit_weights=bool(work.weight_bytes.sum() <= limit),
-    )
-    stores = spread(bitmap_bytes(layer.stored, words.activation_bits), len(pairs))
-    architecture.check_tile("output_bytes", int(stores.max()), layer.name)
-    counts = {
-        **work.counts,
-        ("input_sram", "read"): 8 * input_bytes * -(-K // side),
-        ("weight_sram", "read"): 8 * int(work.weight_bytes.sum()) * times.shape[1],
-        ("output_sram", "write"): layer.stored.size * words.activation_bits,
-    }
-    return TilePlan(
-        compute=compute[pairs[:, 0], pairs[:, 1]],
-        loads=loads,
-        stores=stores,
-        counts=counts,
-        macs=work.macs[0],
-        macs_skipped=work.macs[1],
-        adds=work.adds[0],
-        adds_skipped=work.adds[1],
-    )
+    times: dict[int, Counts] = {}  # (K, tiles) by size of a tile
+    fitting: dict[str, TilePlan] = {}
+    refused: list[tuple[int, dict[str, int]]] = []
+    for way in ways(array, K, P, halve=work.held_bits > 0):
+        needed = needed_bytes(work, way)
+        excess = architecture.excess_bytes(needed)
+        if excess:
+            refused.append((excess, needed))
+            continue
+        if way.size not in times:
+            times[way.size] = tile_cycles(work, way.size, array.fifo_depth)
+        fitting |= _plans_of(layer, work, times[way.size], way, architecture)
+    if not fitting:
+        for buffer, nbytes in min(refused, key=lambda each: each[0])[1].items():
+            architecture.check_tile(buffer, nbytes, layer.name)
+    return fitting
 
 
 def layer_work(layer: Layer, architecture: Architecture) -> Work:
     """What the blocks do for a layer, decomposed or not."""
+    array = architecture.array
+    assert isinstance(array, EscalateArray)
     if layer.factors is None:
         return plain_work(layer, architecture)
+    if array.stage_order == "basis-first":
+        return basis_first.decomposed_work(layer, layer.factors, architecture)
     return decomposed_work(layer, layer.factors, architecture)
 
 
-def decomposed_work(layer: Layer, factors: Factors, architecture: Architecture) -> Work:
-    """Both stages of a decomposed layer; items are (channel, basis kernel, input position)."""
-    array, words = architecture.array, architecture.words
-    assert isinstance(array, EscalateArray)
-    K, C, M = factors.coefficients.shape
-    ce = (factors.coefficients.transpose(0, 2, 1) != 0).reshape(K * M, C)
-    x = (layer.x != 0).reshape(C, -1)
-    pairs = match_counts(ce, x, array.combine_width)  # (G, K·M, P), what is really nonzero
-    slots = match_counts(
-        ce if array.skip_coefficients else np.ones_like(ce),
-        x if array.skip_activations else np.ones_like(x),
-        array.combine_width,
-    )
-    use = tap_counts(layer).reshape(-1)  # (P,)
-    alive = ce.any(axis=1)[:, None] & (use > 0)  # (K·M, P)
-    wide = 1 if factors.is_ternary else array.wide_coefficient_cycles
-    scan = -(-C // array.scan_bits)
-    busy = window_cycles(slots, array.combine_width, array.window)
-    first = np.maximum(busy * wide, scan) * alive
-    nonzero = (pairs.sum(axis=0) > 0) & alive
-    done = slots if not array.skip_activations else pairs
-    is_item = nonzero if array.skip_activations else alive
-    second = -(-use // array.multipliers_per_block) * is_item
-    adds, macs = int((done.sum(axis=0) * alive).sum()), int((is_item * use).sum())
-    sign = 1 if factors.is_ternary else array.coefficient_bits
-    nonzeros = ce.reshape(K, -1).sum(axis=1)
-    bits = C * M + nonzeros * sign + (M * words.weight_bits if factors.is_ternary else 0)
-    basis = np.where(np.arange(K) == 0, layer.kernel[0] * layer.kernel[1] * M, 0)
-    counts = {
-        ("tile_buffer", "read"): adds * words.activation_bits + int(alive.sum()) * C,
-        ("combine_adder", "compute"): adds * wide,
-        ("fifo", "access"): 2 * int(nonzero.sum()) * array.intermediate_bits,
-        ("basis_multiplier", "compute"): macs,
-        ("accumulator", "compute"): macs,
-        ("register", "access"): 2 * macs * words.accumulator_bits,
+def ways(array: EscalateArray, K: int, P: int, *, halve: bool) -> Iterator[Way]:
+    """Every way to deal K channels and P positions, whatever the buffers hold.
+
+    Args:
+        array: its blocks and largest tile.
+        K: channels.
+        P: positions.
+        halve: also smaller tiles, for what is held between the stages.
+    """
+    for side in (n for n in range(1, array.blocks + 1) if array.blocks % n == 0):
+        if side > 1 and side // 2 >= K:
+            return  # more than half of the blocks of a column would be idle
+        across = array.blocks // side
+        size = max(1, min(array.tile_positions, -(-P // across)))
+        sizes = {size >> n for n in range(size.bit_length())} if halve else {size}
+        counts = {side << n for n in range(K.bit_length()) if side << n < K} | {K}
+        for size in sorted(sizes):
+            for channels in sorted(counts):
+                yield Way(side=side, across=across, size=size, channels=channels)
+
+
+def needed_bytes(work: Work, way: Way) -> dict[str, int]:
+    """Largest tile in every buffer."""
+    P = work.first.shape[2]
+    rounds, groups = rounds_and_groups(work, way)
+    held = work.held_bits * min(way.size * way.across, P)
+    results = -(-work.output_bytes // (rounds * len(groups)))
+    return {
+        "input_bytes": -(-work.input_bytes // rounds),
+        "weight_bytes": max(int(work.weight_bytes[group].sum()) for group in groups),
+        "output_bytes": results + -(-held // 8),
     }
-    return Work(
-        first=first.reshape(K, M, -1),
-        second=second.reshape(K, M, -1),
-        counts=counts,
-        macs=(macs, int(K * M * use.sum()) - macs),
-        adds=(adds, K * M * C * int((use > 0).sum()) - adds),
-        weight_bytes=-(-bits // 8) + basis * words.weight_bits // 8,
-    )
 
 
-def plain_work(layer: Layer, architecture: Architecture) -> Work:
-    """A layer without factors; items are (channel, output position)."""
-    array, words = architecture.array, architecture.words
+def rounds_and_groups(work: Work, way: Way) -> tuple[int, list[slice]]:
+    """Rounds of tiles, and runs of channels that are on chip at a time."""
+    K, _, P = work.first.shape
+    groups = [slice(k, min(k + way.channels, K)) for k in range(0, K, way.channels)]
+    return -(-P // (way.size * way.across)), groups
+
+
+def _plans_of(
+    layer: Layer, work: Work, times: Counts, way: Way, architecture: Architecture
+) -> Iterator[tuple[str, TilePlan]]:
+    """Both loop orders of one way; results that are held between the stages allow only one."""
+    array, words, buffers = architecture.array, architecture.words, architecture.buffers
     assert isinstance(array, EscalateArray)
-    K = layer.filters
-    w, x = unfolded(layer)
-    length = w.shape[1]
-    width = array.window * array.combine_width
-    pairs = match_counts(
-        w if array.skip_coefficients else np.ones_like(w),
-        x if array.skip_activations else np.ones_like(x),
-        width,
+    rounds, groups = rounds_and_groups(work, way)
+    compute = np.stack(
+        [round_cycles(times[g], work.weight_bytes[g], way, array.balance) for g in groups], axis=1
+    )  # (rounds, groups)
+    weight_bytes = int(work.weight_bytes.sum())
+    orders = repeated_loads(
+        spread(work.input_bytes, rounds),
+        np.array([work.weight_bytes[g].sum() for g in groups]),
+        fit_inputs=work.input_bytes <= buffers.input_bytes // 2,
+        fit_weights=weight_bytes <= buffers.weight_bytes // 2,
     )
-    cycles = (-(-pairs // array.multipliers_per_block)).sum(axis=0)  # (K, P)
-    first = np.maximum(cycles, -(-length // array.scan_bits))[:, None]
-    macs = int(pairs.sum())
-    bits = length + w.sum(axis=1) * words.weight_bits
-    counts = {
-        ("tile_buffer", "read"): macs * words.activation_bits + K * layer.positions * length,
-        ("multiplier", "compute"): macs,
-        ("accumulator", "compute"): macs,
-        ("register", "access"): 2 * macs * words.accumulator_bits,
-    }
-    return Work(
-        first=first,
-        second=np.zeros_like(first),
-        counts=counts,
-        macs=(macs, layer.dense_macs - macs),
-        adds=(0, 0),
-        weight_bytes=-(-bits // 8),
-    )
-
-
-def unfolded(layer: Layer) -> tuple[Mask, Mask]:
-    """Nonzeros of filters (K, R·S·C) and of unfolded inputs (R·S·C, Ho·Wo)."""
-    views = list(taps(layer.x != 0, layer))
-    x = np.concatenate([view.reshape(layer.channels, -1) for _, _, view in views])
-    w = np.concatenate([layer.weight[:, :, r, s] != 0 for r, s, _ in views], axis=1)
-    return w, x
-
-
-def block_grid(blocks: int, K: int, P: int) -> tuple[int, int]:
-    """Blocks along output channels and along positions, so that the fewest rounds are left."""
-    divisors = [n for n in range(1, blocks + 1) if blocks % n == 0]
-    side = min(divisors, key=lambda n: (-(-K // n) * -(-P // (blocks // n)), -n))
-    return side, blocks // side
+    counts = Counter(work.counts)
+    channel_rounds = -(-work.first.shape[0] // way.side)
+    counts["input_sram", "read"] += 8 * work.input_bytes * (1 if work.held_bits else channel_rounds)
+    counts["weight_sram", "read"] += 8 * weight_bytes * times.shape[1]
+    counts["output_sram", "read"] += work.held_traffic_bits * channel_rounds
+    counts["output_sram", "write"] += layer.stored.size * words.activation_bits
+    for order, loads, pairs in orders:
+        if work.held_bits and order != "positions outer":
+            continue
+        cycles = compute[pairs[:, 0], pairs[:, 1]]
+        if work.held_bits:
+            cycles = held_cycles(work, way, cycles, len(groups))
+        yield (
+            f"{way.name}, {order}",
+            TilePlan(
+                compute=cycles,
+                loads=loads,
+                stores=spread(work.output_bytes, len(pairs)),
+                counts=counts,
+                macs=work.macs[0],
+                macs_skipped=work.macs[1],
+                adds=work.adds[0],
+                adds_skipped=work.adds[1],
+                stored_weight_bytes=weight_bytes,
+            ),
+        )
 
 
 def tile_cycles(work: Work, size: int, depth: int) -> Counts:
@@ -206,33 +186,41 @@ def tile_cycles(work: Work, size: int, depth: int) -> Counts:
     return pipeline_cycles(items(work.first), items(work.second), depth).reshape(K, tiles)
 
 
-def channel_groups(weight_bytes: Counts, side: int, limit: int) -> list[slice]:
-    """Runs of whole rounds of channels whose weights fit into half of the weight buffer."""
-    groups, start, total = [], 0, 0
-    for first in range(0, len(weight_bytes), side):
-        size = int(weight_bytes[first : first + side].sum())
-        if first > start and total + size > limit:
-            groups.append(slice(start, first))
-            start, total = first, 0
-        total += size
-    return [*groups, slice(start, len(weight_bytes))]
-
-
-def round_cycles(times: Counts, weight_bytes: Counts, side: int, array: EscalateArray) -> int:
-    """Cycles until the last of the blocks has done its channels for its tile.
+def round_cycles(times: Counts, weight_bytes: Counts, way: Way, balance: str) -> Ints:
+    """Cycles (rounds,) until the last of the blocks has done its channels for its tile.
 
     Args:
-        times: (K, tiles) of one block a channel and tile, one tile a column of blocks.
-        weight_bytes: (K,) decides the balance.
-        side: blocks that share the channels.
-        array: says how.
+        times: (K, tiles) of one block a channel and tile.
+        weight_bytes: (K,) decides who takes which channel.
+        way: how many blocks share them.
+        balance: "greedy" or "round-robin".
     """
-    owner = np.arange(len(times)) % side
-    if array.balance == "greedy":
-        heap = [(0, block) for block in range(side)]
+    owner = np.arange(len(times)) % way.side
+    if balance == "greedy":
+        heap = [(0, block) for block in range(way.side)]
         for k in np.argsort(-weight_bytes, kind="stable"):
             load, owner[k] = heapq.heappop(heap)
             heapq.heappush(heap, (load + int(weight_bytes[k]), int(owner[k])))
-    total = np.zeros((side, times.shape[1]), np.int64)
+    total = np.zeros((way.side, times.shape[1]), np.int64)
     np.add.at(total, owner, times)
-    return int(total.max())
+    slowest = total.max(axis=0)  # (tiles,)
+    return np.maximum.reduceat(slowest, np.arange(0, len(slowest), way.across))
+
+
+def held_cycles(work: Work, way: Way, second: Ints, groups: int) -> Ints:
+    """Cycles of every pair of a round and a group where the first stage serves all channels.
+
+    It works on the next round while the second stage is on this one.
+
+    Args:
+        work: with what the first stage takes.
+        way: how positions are dealt.
+        second: (rounds·groups,) cycles of the second stage.
+        groups: of a round.
+    """
+    starts = np.arange(0, len(work.shared), way.size * way.across)
+    blocks = way.side * way.across
+    first = np.zeros_like(second)
+    first[::groups] = -(-np.add.reduceat(work.shared, starts) // blocks)
+    ends = [int(end[0]) for end in pipeline_ends(first[:, None], second[:, None], 1)]
+    return np.diff(ends, prepend=0)

@@ -1,9 +1,9 @@
 """Reads `optc::HybridDecomposedConv` nodes as layers: integers in, integers out.
 
-The layer holds the integers that are stored: B, the coefficients Ce = levels·v (ternary where the
-v of every (output, basis kernel) are 0 and ±1), and x − x_zero_point, whose zeros are the codes
-that stand for 0. The accelerator is timed in its own order of the two stages; the numbers that
-leave the layer are those of the operator, which rounds the responses between its stages.
+The layer holds the integers that are stored: B, the coefficients Ce = levels·v with the bits of v
+(ternary where the v of every (output, basis kernel) are 0 and ±1), and x − x_zero_point, whose
+zeros are the codes that stand for 0. The accelerator is timed in its own order of the two stages;
+the numbers that leave the layer are those of the operator, which rounds the responses between.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,13 @@ from runtimes.accelerator.reading import (
 )
 from runtimes.accelerator.workload import Array, Factors
 from runtimes.operators.decomposed_conv import ConvGeometry, read_geometry
-from runtimes.operators.hybrid_conv import HybridWeights, op_type, read_scale, read_weights
+from runtimes.operators.hybrid_conv import (
+    HybridWeights,
+    op_type,
+    read_packed,
+    read_scale,
+    read_weights,
+)
 from runtimes.operators.hybrid_reference import QuantizedArray, reference
 
 
@@ -38,7 +44,11 @@ def read_hybrid(node: ir.Node, lookup: Lookup) -> ReadLayer:
         raise UnsupportedError(f"a convolution over {weights.basis.ndim - 1} axes")
     x = quantized_operand(node, "x", node.inputs[0], lookup)
     centred = one_sample(node, x.values).astype(np.int16) - x.zero_point  # (C, H, W)
-    factors = Factors(basis=weights.basis, coefficients=weights.coefficients)
+    factors = Factors(
+        basis=weights.basis,
+        coefficients=weights.coefficients,
+        bits=read_packed(node).value_bits,
+    )
     layer = build_layer(node, centred, weights.dense(x.scale), factors, geometry)
     residual, added = None, None
     if node.op_type == op_type(residual=True):

@@ -1,9 +1,12 @@
 """Matched pairs of nonzeros, and how long adders and a two-stage pipeline take for them."""
 
+from collections import deque
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.accelerator.workload import Array, Mask
+from runtimes.accelerator.workload import Mask
 
 Counts = NDArray[np.int64]
 
@@ -51,8 +54,8 @@ def window_cycles(counts: Counts, width: int, look_ahead: int) -> Counts:
     return cycles
 
 
-def pipeline_cycles(first: Counts, second: Counts, depth: int) -> Counts:
-    """Time until two stages, with a FIFO of `depth` items between them, have done all items.
+def pipeline_ends(first: Counts, second: Counts, depth: int) -> Iterator[Counts]:
+    """When each item leaves two stages with a FIFO of `depth` items between them.
 
         leave[i] = max(leave[i−1] + first[i], start[i−depth])      out of the first stage
         start[i] = max(leave[i], start[i−1] + second[i−1])         into the second
@@ -62,15 +65,20 @@ def pipeline_cycles(first: Counts, second: Counts, depth: int) -> Counts:
         second: (items, n) cycles in the second.
         depth: items that wait between them.
 
-    Returns:
-        (n,) cycles.
+    Yields:
+        (n,) cycles until the item has left the second stage.
     """
     leave = end = np.zeros(first.shape[1], np.int64)
-    starts: list[Array] = []
-    for i in range(len(first)):
-        leave = leave + first[i]
-        if i >= depth:
-            leave = np.maximum(leave, starts[i - depth])
+    starts: deque[Counts] = deque(maxlen=depth)
+    for in_first, in_second in zip(first, second, strict=True):
+        leave = leave + in_first
+        if len(starts) == depth:
+            leave = np.maximum(leave, starts[0])
         starts.append(np.maximum(leave, end))
-        end = starts[i] + second[i]
-    return end
+        end = starts[-1] + in_second
+        yield end
+
+
+def pipeline_cycles(first: Counts, second: Counts, depth: int) -> Counts:
+    """Time (n,) until all items have left both stages, see `pipeline_ends`."""
+    return deque(pipeline_ends(first, second, depth), maxlen=1)[0]

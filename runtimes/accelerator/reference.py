@@ -1,5 +1,6 @@
 """The engines cycle by cycle, one item at a time: slow, to check the fast ones against."""
 
+import math
 from collections import deque
 
 from runtimes.accelerator.workload import Mask
@@ -50,6 +51,27 @@ def pipeline_cycles(first: list[int], second: list[int], depth: int) -> int:
         left_one, left_two = max(left_one - 1, 0), max(left_two - 1, 0)
 
 
+def dot_cycles(left: Mask, right: Mask, width: int, multipliers: int, scan_bits: int) -> int:
+    """Cycles of a sparse dot product (L,) on a block's multipliers, window after window.
+
+    The masks are compared beside it, `scan_bits` positions a cycle; both have to end.
+    """
+    windows = deque(
+        int((left[start : start + width] & right[start : start + width]).sum())
+        for start in range(0, len(left), width)
+    )
+    unscanned, clock = len(left), 0
+    while True:
+        while windows and windows[0] <= 0:
+            windows.popleft()
+        if not windows and unscanned <= 0:
+            return clock
+        clock += 1
+        unscanned -= scan_bits
+        if windows:
+            windows[0] -= multipliers
+
+
 def scnn_cycles(activations: Mask, weights: Mask, per_activation: int, per_weight: int) -> int:
     """Cycles of one processing element: activations (C, n), weights (C, m) of a group."""
     cycles = 0
@@ -87,3 +109,50 @@ def systolic_cycles(dataflow: str, rows: int, columns: int, moving: int) -> int:
             for j in range(columns):
                 last = max(last, load + wave + i + j + 1)
     return last
+
+
+def layer_cycles(
+    loads: list[list[int]], compute: list[int], stores: list[int], bytes_per_cycle: float
+) -> int:
+    """Clocks the DRAM channel and the array until all tiles are stored, see `schedule`.
+
+    Args:
+        loads: bytes of every tensor, for every tile.
+        compute: cycles of every tile.
+        stores: bytes of every tile.
+        bytes_per_cycle: of the channel.
+    """
+    tiles = len(compute)
+    queue: deque[tuple[str, int, list[int]]] = deque()
+    for i in range(tiles + 2):
+        if i < tiles:
+            queue.append(("load", i, [math.ceil(n / bytes_per_cycle) for n in loads[i]]))
+        if i >= 2:
+            queue.append(("store", i - 2, [math.ceil(stores[i - 2] / bytes_per_cycle)]))
+    done = {"load": 0, "store": 0, "tile": 0}
+    moving: tuple[str, int] | None = None  # operation, cycles left
+    computing: int | None = None  # cycles left
+    clock = 0
+    while True:
+        moved = True
+        while moved:  # everything that can end or begin at this clock edge
+            moved = False
+            if moving is not None and moving[1] == 0:
+                done[moving[0]] += 1
+                moving, moved = None, True
+            if computing == 0:
+                done["tile"] += 1
+                computing, moved = None, True
+            if moving is None and queue:
+                operation, i, cycles = queue[0]
+                if done["tile"] > (i - 2 if operation == "load" else i):
+                    queue.popleft()
+                    moving, moved = (operation, sum(cycles)), True
+            i = done["tile"]
+            if computing is None and i < tiles and done["load"] > i and done["store"] > i - 2:
+                computing, moved = compute[i], True
+        if moving is None and computing is None:
+            return clock
+        clock += 1
+        moving = None if moving is None else (moving[0], moving[1] - 1)
+        computing = None if computing is None else computing - 1

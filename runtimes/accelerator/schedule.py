@@ -40,6 +40,10 @@ class Record:
     nbytes: int = 0
 
 
+Step = tuple[int, Literal["load", "compute", "store"], str, int, int, int]
+"""Tile, operation, tensor, start and end, bytes."""
+
+
 def schedule(layer: str, plan: TilePlan, bytes_per_cycle: float, begin: int) -> Iterator[Record]:
     """Records of one layer in order of their issue.
 
@@ -49,36 +53,47 @@ def schedule(layer: str, plan: TilePlan, bytes_per_cycle: float, begin: int) -> 
         bytes_per_cycle: of the DRAM.
         begin: cycle at which the layer starts.
     """
-    channel = begin
-    ends, stored = [begin, begin], [begin, begin]  # of tiles and stores i − 2 and i − 1
     offsets = dict.fromkeys([*plan.loads, "output"], 0)
+    for tile, op, tensor, start, end, nbytes in _steps(plan, bytes_per_cycle):
+        yield Record(
+            layer=layer, tile=tile, start=begin + start, end=begin + end,
+            unit="array" if op == "compute" else "dram", op=op,
+            tensor=tensor, offset=offsets.get(tensor, 0), nbytes=nbytes,
+        )  # fmt: skip
+        if tensor:
+            offsets[tensor] += nbytes
 
-    def move(tile: int, op: Literal["load", "store"], tensor: str, nbytes: int) -> Record:
+
+def total_cycles(plan: TilePlan, bytes_per_cycle: float) -> int:
+    """From the first load of a layer to its last store."""
+    return max(end for *_, end, _ in _steps(plan, bytes_per_cycle))
+
+
+def _steps(plan: TilePlan, bytes_per_cycle: float) -> Iterator[Step]:
+    channel = 0
+    ends, stored = [0, 0], [0, 0]  # of tiles and stores i − 2 and i − 1
+
+    def move(nbytes: int) -> tuple[int, int, int]:
         nonlocal channel
         start, channel = channel, channel + math.ceil(nbytes / bytes_per_cycle)
-        offset = offsets[tensor]
-        offsets[tensor] += nbytes
-        return Record(
-            layer=layer, tile=tile, start=start, end=channel, unit="dram", op=op,
-            tensor=tensor, offset=offset, nbytes=nbytes,
-        )  # fmt: skip
+        return start, channel, nbytes
 
-    tiles = len(plan.compute)
+    loads = [(tensor, sizes.tolist()) for tensor, sizes in plan.loads.items()]
+    stores, compute = plan.stores.tolist(), plan.compute.tolist()
+    tiles = len(compute)
     for tile in range(tiles + 2):
         if tile < tiles:
             channel = max(channel, ends[-2])
-            for tensor, sizes in plan.loads.items():
+            for tensor, sizes in loads:
                 if sizes[tile]:
-                    yield move(tile, "load", tensor, int(sizes[tile]))
+                    yield tile, "load", tensor, *move(sizes[tile])
             loaded = channel
         if tile >= 2:
             channel = max(channel, ends[tile])
-            if plan.stores[tile - 2]:
-                yield move(tile - 2, "store", "output", int(plan.stores[tile - 2]))
+            if stores[tile - 2]:
+                yield tile - 2, "store", "output", *move(stores[tile - 2])
             stored.append(channel)
         if tile < tiles:
             start = max(loaded, ends[-1], stored[tile])
-            ends.append(start + int(plan.compute[tile]))
-            yield Record(
-                layer=layer, tile=tile, start=start, end=ends[-1], unit="array", op="compute"
-            )
+            ends.append(start + compute[tile])
+            yield tile, "compute", "", start, ends[-1], 0

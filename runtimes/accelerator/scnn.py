@@ -9,12 +9,12 @@ import numpy as np
 
 from runtimes.accelerator.architecture import Architecture, TileError
 from runtimes.accelerator.arrays import ScnnArray
-from runtimes.accelerator.tiles import Ints, TilePlan, spread
+from runtimes.accelerator.tiles import Ints, Plans, TilePlan, spread
 from runtimes.accelerator.workload import Layer, Mask, taps
 
 
-def plan(layer: Layer, architecture: Architecture) -> TilePlan:
-    """Tiles of a layer of one channel group; a group of output channels is a tile.
+def plans(layer: Layer, architecture: Architecture) -> Plans:
+    """The one way to run a layer of one channel group; a group of output channels is a tile.
 
     Raises:
         TileError: the accumulators do not hold a part of the plane for one output channel.
@@ -50,7 +50,7 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
         ("accumulator_sram", "access"): 2 * products * words.accumulator_bits,
         ("output_sram", "write"): layer.stored.size * words.activation_bits,
     }
-    return TilePlan(
+    done = TilePlan(
         compute=cycles.max(axis=1),
         loads={
             "input": np.where((np.arange(tiles) == 0) | (not fits), input_bytes, 0),
@@ -60,7 +60,9 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
         counts=counts,
         macs=useful,
         macs_skipped=layer.dense_macs - useful,
+        stored_weight_bytes=weight_bytes,
     )
+    return {"channels outer": done}
 
 
 def useful_macs(layer: Layer) -> int:

@@ -1,94 +1,28 @@
-"""Simulates a workload on an accelerator, and checks that nothing is lost or invented."""
+"""Simulates a workload on an accelerator, every layer in the fastest way that fits."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from runtimes.accelerator import escalate, scnn, sparten, systolic
-from runtimes.accelerator.architecture import Architecture
+from runtimes.accelerator.architecture import Architecture, TileError
 from runtimes.accelerator.arrays import EscalateArray, ScnnArray, SpartenArray, SystolicArray
+from runtimes.accelerator.conservation import check
 from runtimes.accelerator.energy import event_energies, load_table
-from runtimes.accelerator.schedule import Record, schedule
-from runtimes.accelerator.tiles import TilePlan, bitmap_bytes
-from runtimes.accelerator.workload import Layer, Workload, tap_counts
+from runtimes.accelerator.results import LayerResult, NetworkResult
+from runtimes.accelerator.schedule import schedule, total_cycles
+from runtimes.accelerator.tiles import Plans, TilePlan, bitmap_bytes, spread
+from runtimes.accelerator.workload import Layer, Workload
 
-Engine = Callable[[Layer, Architecture], TilePlan]
+Engine = Callable[[Layer, Architecture], Plans]
 ENGINES: Mapping[type, Engine] = {
-    SystolicArray: systolic.plan,
-    EscalateArray: escalate.plan,
-    ScnnArray: scnn.plan,
-    SpartenArray: sparten.plan,
+    SystolicArray: systolic.plans,
+    EscalateArray: escalate.plans,
+    ScnnArray: scnn.plans,
+    SpartenArray: sparten.plans,
 }
-
-
-class ConservationError(RuntimeError):
-    """The simulator contradicts itself: an internal error."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerResult:
-    """One layer on one accelerator.
-
-    Attributes:
-        layer: what was simulated.
-        compute_cycles: of the array, without waiting for memory.
-        total_cycles: from the first load to the last store.
-        macs: multiply-accumulates that were done.
-        macs_skipped: those that zeros saved.
-        adds: channel-combining additions that were done.
-        adds_skipped: those that zeros saved.
-        dram_bytes: read and written, by tensor.
-        energy_pj: by component.
-        counts: bits moved or operations, by component and action.
-        utilisation: share of multipliers times cycles that did a multiplication.
-        records: what happened when.
-    """
-
-    layer: Layer
-    compute_cycles: int
-    total_cycles: int
-    macs: int
-    macs_skipped: int
-    adds: int
-    adds_skipped: int
-    dram_bytes: Mapping[str, int]
-    energy_pj: Mapping[str, float]
-    counts: Mapping[tuple[str, str], int]
-    utilisation: float
-    records: Sequence[Record]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkResult:
-    """A network on one accelerator.
-
-    Attributes:
-        architecture: the accelerator.
-        layers: in execution order, one after the other.
-        host_cycles: of the operators beside the accelerator.
-    """
-
-    architecture: Architecture
-    layers: Sequence[LayerResult]
-    host_cycles: int
-
-    @property
-    def cycles(self) -> int:
-        """Of all layers; the host's are not among them."""
-        return sum(layer.total_cycles for layer in self.layers)
-
-    @property
-    def energy_pj(self) -> float:
-        """Of all layers."""
-        return sum(sum(layer.energy_pj.values()) for layer in self.layers)
-
-    @property
-    def dram_bytes(self) -> int:
-        """Of all layers."""
-        return sum(sum(layer.dram_bytes.values()) for layer in self.layers)
 
 
 def simulate(workload: Workload, architecture: Architecture) -> NetworkResult:
@@ -112,30 +46,27 @@ def simulate(workload: Workload, architecture: Architecture) -> NetworkResult:
 def _simulate_layer(
     layer: Layer, architecture: Architecture, energies: Mapping[str, float], begin: int
 ) -> LayerResult:
-    plan = _plan(layer, architecture)
+    way, plan = _fastest(layer, architecture)
     records = list(schedule(layer.name, plan, architecture.bytes_per_cycle, begin))
-    dram_bytes = {tensor: int(sizes.sum()) for tensor, sizes in plan.loads.items()}
-    dram_bytes["output"] = int(plan.stores.sum())
     counts: Counter[tuple[str, str]] = Counter(plan.counts)
-    loaded = sum(int(sizes.sum()) for sizes in plan.loads.values())
-    counts["dram", "read"], counts["dram", "write"] = 8 * loaded, 8 * int(plan.stores.sum())
-    energy: Counter[str] = Counter()
-    for (component, _), count in counts.items():
-        energy[component] += count * energies[component]  # type: ignore[assignment]
+    loads = {tensor: int(sizes.sum()) for tensor, sizes in plan.loads.items()}
+    stores = int(plan.stores.sum())
+    counts["dram", "read"], counts["dram", "write"] = 8 * sum(loads.values()), 8 * stores
     compute = int(plan.compute.sum())
-    done = plan.counts.get(("multiplier", "compute"), 0)
-    done += plan.counts.get(("basis_multiplier", "compute"), 0)
+    done = counts["multiplier", "compute"] + counts["basis_multiplier", "compute"]
     result = LayerResult(
         layer=layer,
+        way=way,
         compute_cycles=compute,
         total_cycles=max(record.end for record in records) - begin,
         macs=plan.macs,
         macs_skipped=plan.macs_skipped,
         adds=plan.adds,
         adds_skipped=plan.adds_skipped,
-        dram_bytes=dram_bytes,
-        energy_pj=dict(energy),
-        counts=dict(counts),
+        dram_bytes={**loads, "output": stores},
+        stored_weight_bytes=plan.stored_weight_bytes,
+        energy_pj=_energy(counts, energies),
+        counts={key: count for key, count in counts.items() if count},
         utilisation=done / max(compute * architecture.array.multipliers, 1),
         records=records,
     )
@@ -143,10 +74,45 @@ def _simulate_layer(
     return result
 
 
-def _plan(layer: Layer, architecture: Architecture) -> TilePlan:
-    """The plans of all channel groups, one after the other."""
+def _energy(
+    counts: Mapping[tuple[str, str], int], energies: Mapping[str, float]
+) -> dict[str, float]:
+    """PJ by component."""
+    energy: dict[str, float] = {}
+    for (component, _), count in counts.items():
+        energy[component] = energy.get(component, 0.0) + count * energies[component]
+    return energy
+
+
+def _fastest(layer: Layer, architecture: Architecture) -> tuple[str, TilePlan]:
+    """Of all ways that fit for every channel group; the fewest bytes decide between equals.
+
+    Raises:
+        TileError: there is none.
+    """
     engine = ENGINES[type(architecture.array)]
-    plans = [engine(each, architecture) for each in layer.groups()]
+    groups = [engine(each, architecture) for each in layer.groups()]
+    joined = {
+        way: _one_after_the_other([group[way] for group in groups], layer, architecture)
+        for way in groups[0]
+        if all(way in group for group in groups)
+    }
+    if not joined:
+        raise TileError(f"{architecture.name}, layer '{layer.name}': no tiling fits all groups")
+
+    def cost(way: str) -> tuple[int, int]:
+        plan = joined[way]
+        moved = sum(int(sizes.sum()) for sizes in plan.loads.values()) + int(plan.stores.sum())
+        return total_cycles(plan, architecture.bytes_per_cycle), moved
+
+    best = min(joined, key=cost)
+    return best, joined[best]
+
+
+def _one_after_the_other(
+    plans: Sequence[TilePlan], layer: Layer, architecture: Architecture
+) -> TilePlan:
+    """The plans of all channel groups, and what is added on the way out."""
     counts: Counter[tuple[str, str]] = Counter()
     for plan in plans:
         counts.update(plan.counts)
@@ -155,9 +121,7 @@ def _plan(layer: Layer, architecture: Architecture) -> TilePlan:
     }
     compute = np.concatenate([plan.compute for plan in plans])
     if layer.residual is not None:
-        extra = np.zeros_like(compute)
-        extra[-1] = _residual_bytes(layer, architecture)
-        loads["residual"] = extra
+        loads["residual"] = spread(_residual_bytes(layer, architecture), len(compute))
     return TilePlan(
         compute=compute,
         loads=loads,
@@ -167,6 +131,7 @@ def _plan(layer: Layer, architecture: Architecture) -> TilePlan:
         macs_skipped=sum(plan.macs_skipped for plan in plans),
         adds=sum(plan.adds for plan in plans),
         adds_skipped=sum(plan.adds_skipped for plan in plans),
+        stored_weight_bytes=sum(plan.stored_weight_bytes for plan in plans),
     )
 
 
@@ -179,59 +144,3 @@ def _residual_bytes(layer: Layer, architecture: Architecture) -> int:
     if isinstance(array, ScnnArray):
         return scnn.run_length_bytes(layer.residual, bits, array.run_bits)
     return bitmap_bytes(layer.residual, bits)
-
-
-def check(result: LayerResult, architecture: Architecture) -> None:
-    """Conservation of work, bytes and time.
-
-    Raises:
-        ConservationError: something does not add up.
-    """
-    layer, records, name = result.layer, result.records, result.layer.name
-    moved = sum(record.nbytes for record in records)
-    facts = {
-        "bytes of records and of tensors": (moved, sum(result.dram_bytes.values())),
-        "cycles of tiles": (
-            sum(r.end - r.start for r in records if r.op == "compute"),
-            result.compute_cycles,
-        ),
-        "work done and skipped": (
-            result.macs + result.macs_skipped,
-            _all_macs(layer, architecture),
-        ),
-    }
-    expected = _expected_work(layer, architecture)
-    if expected is not None:
-        facts["work and the count of nonzeros"] = (result.adds or result.macs, expected)
-    for what, (left, right) in facts.items():
-        if left != right:
-            raise ConservationError(f"layer {name}: {what} differ, {left} and {right}")
-    floor = max(result.compute_cycles, moved / architecture.bytes_per_cycle)
-    if result.total_cycles < floor or result.utilisation > 1:
-        raise ConservationError(f"layer {name}: faster than its arithmetic and traffic allow")
-
-
-def _all_macs(layer: Layer, architecture: Architecture) -> int:
-    """Multiply-accumulates without any skipping, of the algorithm that the accelerator runs."""
-    if not isinstance(architecture.array, EscalateArray) or layer.factors is None:
-        return layer.dense_macs
-    from_inputs = int(tap_counts(layer).sum())
-    return layer.filters * len(layer.factors.basis) * from_inputs
-
-
-def _expected_work(layer: Layer, architecture: Architecture) -> int | None:
-    """Matched nonzeros, counted by channel from the tensors alone; None where zeros count."""
-    array = architecture.array
-    if isinstance(array, SystolicArray):
-        return layer.dense_macs
-    if isinstance(array, EscalateArray):
-        if not (array.skip_coefficients and array.skip_activations):
-            return None
-        if layer.factors is not None:
-            used = (layer.x != 0) & (tap_counts(layer) > 0)
-            inputs = used.sum(axis=(1, 2)).reshape(layer.geometry.group, -1)  # (group, C/group)
-            ce = (layer.factors.coefficients != 0).sum(axis=2)  # (K, C/group)
-            by_group = ce.reshape(layer.geometry.group, -1, ce.shape[1]).sum(axis=1)
-            adds = int((by_group * inputs).sum())
-            return adds or None
-    return sum(scnn.useful_macs(each) for each in layer.groups())

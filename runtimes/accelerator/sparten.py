@@ -7,37 +7,36 @@ import numpy as np
 
 from runtimes.accelerator.architecture import Architecture
 from runtimes.accelerator.arrays import SpartenArray
-from runtimes.accelerator.tiles import TilePlan, bitmap_bytes, repeated_loads
+from runtimes.accelerator.tiles import Plans, TilePlan, bitmap_bytes
 from runtimes.accelerator.workload import Array, Layer, Mask, taps
 
 
-def plan(layer: Layer, architecture: Architecture) -> TilePlan:
-    """Tiles of a layer of one channel group: all positions for one round of filters."""
+def plans(layer: Layer, architecture: Architecture) -> Plans:
+    """The one way to run a layer of one channel group; a round of filters is a tile.
+
+    Inputs that do not stay on chip are read again in every round.
+    """
     array, words = architecture.array, architecture.words
     assert isinstance(array, SpartenArray)
     units = units_of(layer.weight != 0, array.filters_per_unit)  # (U, n) filters
     chunks = list(chunked(layer, array.chunk))
     rounds = [units[start : start + array.units] for start in range(0, len(units), array.units)]
-    times = np.array([[position_cycles(chunks, each) for each in rounds]])[0]  # (rounds, P)
+    times = np.array([position_cycles(chunks, each) for each in rounds])  # (rounds, P)
     share = -(-layer.positions // array.clusters)
     starts = np.arange(0, layer.positions, share)
     compute = np.add.reduceat(times, starts, axis=1).max(axis=1)  # (rounds,)
     macs = sum(int(w.sum(axis=0, dtype=np.int64) @ x.sum(axis=1)) for w, x in chunks)
     weights = [layer.weight[each[each >= 0]] != 0 for each in rounds]
-    inputs = np.array([bitmap_bytes(layer.x != 0, words.activation_bits)])
-    loads, pairs = repeated_loads(
-        inputs,
-        np.array([bitmap_bytes(w, words.weight_bits) for w in weights]),
-        fit_inputs=bool(inputs[0] <= architecture.buffers.input_bytes // 2),
-        fit_weights=True,
-    )
+    weight_bytes = np.array([bitmap_bytes(w, words.weight_bits) for w in weights], np.int64)
+    input_bytes = bitmap_bytes(layer.x != 0, words.activation_bits)
+    fits = input_bytes <= architecture.buffers.input_bytes // 2
     stored = [bitmap_bytes(layer.stored[each[each >= 0]], words.activation_bits) for each in rounds]
     length = layer.weight[0].size
     matched_inputs = sum(int(x.sum()) for _, x in chunks)
     counts = {
         ("input_sram", "read"): len(rounds)
         * (matched_inputs * words.activation_bits + length * layer.positions),
-        ("weight_sram", "read"): 8 * int(loads["weight"].sum()) * len(starts),
+        ("weight_sram", "read"): 8 * int(weight_bytes.sum()) * len(starts),
         ("unit_buffer", "access"): macs * (words.activation_bits + words.weight_bits)
         + 2 * layer.dense_macs,
         ("multiplier", "compute"): macs,
@@ -45,14 +44,19 @@ def plan(layer: Layer, architecture: Architecture) -> TilePlan:
         ("register", "access"): 2 * macs * words.accumulator_bits,
         ("output_sram", "write"): layer.stored.size * words.activation_bits,
     }
-    return TilePlan(
-        compute=compute[pairs[:, 1]],
-        loads=loads,
-        stores=np.array(stored, np.int64)[pairs[:, 1]],
+    done = TilePlan(
+        compute=compute,
+        loads={
+            "input": np.where((np.arange(len(rounds)) == 0) | (not fits), input_bytes, 0),
+            "weight": weight_bytes,
+        },
+        stores=np.array(stored, np.int64),
         counts=counts,
         macs=macs,
         macs_skipped=layer.dense_macs - macs,
+        stored_weight_bytes=int(weight_bytes.sum()),
     )
+    return {"channels outer": done}
 
 
 def units_of(weight: Mask, filters_per_unit: int) -> Array:

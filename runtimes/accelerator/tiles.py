@@ -1,6 +1,6 @@
 """What an engine says about a layer: time and bytes of every tile, and counts of events."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ class TilePlan:
         stores: (T,) bytes written after it.
         counts: bits moved or operations done, by component and action.
         macs: multiply-accumulates done that count for a result.
+        stored_weight_bytes: of the weights as they are stored, each once.
         macs_skipped: those that zeros saved.
         adds: channel-combining additions done.
         adds_skipped: those that zeros saved.
@@ -31,9 +32,18 @@ class TilePlan:
     stores: Ints
     counts: Mapping[tuple[str, str], int]
     macs: int
+    stored_weight_bytes: int
     macs_skipped: int = 0
     adds: int = 0
     adds_skipped: int = 0
+
+
+Plans = Mapping[str, TilePlan]
+"""Ways to run a layer that fit into the buffers, by a name that says how.
+
+The loads of a way never grow with a buffer, and no way is lost: so neither do the cycles of the
+fastest one.
+"""
 
 
 def spread(total: int, tiles: int) -> Ints:
@@ -48,8 +58,8 @@ def bitmap_bytes(mask: Mask, bits: int) -> int:
 
 def repeated_loads(
     inputs: Ints, weights: Ints, *, fit_inputs: bool, fit_weights: bool
-) -> tuple[dict[str, Ints], NDArray[np.int64]]:
-    """Loads of all (tile, channel group) pairs, in the loop order that moves the fewest bytes.
+) -> Iterator[tuple[str, dict[str, Ints], Ints]]:
+    """Loads of all (tile, channel group) pairs, for both loop orders.
 
     Args:
         inputs: (P,) bytes of every tile of the map.
@@ -57,21 +67,14 @@ def repeated_loads(
         fit_inputs: all inputs stay on chip once loaded.
         fit_weights: likewise the weights.
 
-    Returns:
-        Loads by tensor, (P·G,), and the pairs (P·G, 2) in execution order.
+    Yields:
+        The order's name, loads by tensor (P·G,), the pairs (P·G, 2) in execution order.
     """
     P, G = len(inputs), len(weights)
-    tiles_outer = int(inputs.sum()) + int(weights.sum()) * (1 if fit_weights else P)
-    groups_outer = int(weights.sum()) + int(inputs.sum()) * (1 if fit_inputs else G)
-    if tiles_outer <= groups_outer:
-        pairs = np.stack(np.meshgrid(range(P), range(G), indexing="ij"), -1).reshape(-1, 2)
-    else:
-        pairs = np.stack(np.meshgrid(range(P), range(G)), -1).reshape(-1, 2)
-    p, g = pairs.T
-    if tiles_outer <= groups_outer:
-        new_input, new_weight = g == 0, (p == 0) if fit_weights else np.ones(P * G, np.bool_)
-    else:
-        new_weight, new_input = p == 0, (g == 0) if fit_inputs else np.ones(P * G, np.bool_)
-    if G == 1:
-        new_weight = p == 0
-    return {"input": inputs[p] * new_input, "weight": weights[g] * new_weight}, pairs
+    for outer in ("positions", "channels"):
+        grid = np.meshgrid(range(P), range(G), indexing="ij" if outer == "positions" else "xy")
+        p, g = (each.ravel() for each in grid)
+        new_input = g == 0 if outer == "positions" or fit_inputs else np.ones(P * G, np.bool_)
+        new_weight = p == 0 if outer == "channels" or fit_weights else np.ones(P * G, np.bool_)
+        loads = {"input": inputs[p] * new_input, "weight": weights[g] * new_weight}
+        yield f"{outer} outer", loads, np.stack([p, g], axis=-1)

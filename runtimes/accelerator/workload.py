@@ -25,10 +25,12 @@ class Factors:
     Attributes:
         basis: (M, R, S).
         coefficients: (K, C/group, M), zeros where dropped.
+        bits: of a coefficient in the file, sign included; None where it is a real number.
     """
 
     basis: Array
     coefficients: Array
+    bits: int | None = None
 
     @cached_property
     def is_ternary(self) -> bool:
@@ -36,6 +38,10 @@ class Factors:
         size = np.abs(self.coefficients)  # (K, C, M)
         largest = size.max(axis=1, keepdims=True)
         return bool(np.all((size == 0) | (size >= largest * (1 - 1e-5))))
+
+    def stored_bits(self, real_bits: int) -> int:
+        """Bits of a nonzero coefficient on an accelerator; real numbers take `real_bits`."""
+        return 1 if self.is_ternary else self.bits or real_bits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from runtimes.accelerator.architecture_file import load_shipped, shipped_names
 from runtimes.accelerator.network import run_network
-from runtimes.accelerator.simulator import NetworkResult, simulate
+from runtimes.accelerator.results import NetworkResult
+from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import Workload
 from runtimes.operators.decomposed_conv import DecomposedWeights
 from samples.benchmarks.random_networks import Structure, resnet18_cifar, vgg16_cifar

@@ -11,7 +11,8 @@ import click
 from runtimes.accelerator.architecture import Architecture, ArchitectureError
 from runtimes.accelerator.architecture_file import override, shipped_names, to_json
 from runtimes.accelerator.arrays import EscalateArray, SpartenArray, SystolicArray
-from runtimes.accelerator.simulator import NetworkResult, simulate
+from runtimes.accelerator.results import NetworkResult
+from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import Workload
 from runtimes.accelerator.writers import write_all
 from toolchain.commands.options import (
@@ -31,6 +32,7 @@ from toolchain.simulation_report import render
 
 SCHEMA = "optc-simulate/1"
 ABLATIONS = (
+    ("basis first", "stage_order", "basis-first"),
     ("no concentration", "concentration", False),
     ("dense activations", "skip_activations", False),
     ("dense coefficients", "skip_coefficients", False),
@@ -53,7 +55,7 @@ ABLATIONS = (
 @seed_option
 @dim_option
 @click.option("--out", type=MODEL, metavar="DIR", help="Write tables, traces and report.html.")
-@click.option("--ablate", is_flag=True, help="Also switch off what ESCALATE has, one by one.")
+@click.option("--ablate", is_flag=True, help="Also change what ESCALATE has, one by one.")
 @click.option("--sweep", "sweep_file", type=MODEL, help="Simulate a design space, as YAML.")
 @click.option("--jobs", type=POSITIVE, help="Processes of a sweep. Default: one a core.")
 @json_option
@@ -135,7 +137,7 @@ def _simulate_one(
 
 
 def ablations(workload: Workload, architecture: Architecture) -> list[tuple[str, NetworkResult]]:
-    """An ESCALATE architecture with one mechanism switched off at a time.
+    """An ESCALATE architecture with one mechanism changed at a time.
 
     Raises:
         UsageError: the architecture is of another kind.
@@ -172,6 +174,7 @@ def _document(
                 "layers": [
                     {
                         "layer": layer.layer.name,
+                        "way": layer.way,
                         "compute_cycles": layer.compute_cycles,
                         "total_cycles": layer.total_cycles,
                         "macs": layer.macs,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from runtimes.accelerator.simulator import NetworkResult
+from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.writers.dram import dramsim3_trace, ramulator2_trace
 from runtimes.accelerator.writers.scalesim import compute_report, topology
 from runtimes.accelerator.writers.tables import activity, layers_table

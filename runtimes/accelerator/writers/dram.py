@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runtimes.accelerator.simulator import NetworkResult
+from runtimes.accelerator.results import NetworkResult
 
 
 @dataclass(frozen=True, kw_only=True)

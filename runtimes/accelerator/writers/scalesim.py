@@ -1,7 +1,7 @@
 """Files in the formats of SCALE-Sim 3.0.0; every row ends with a comma, as its parser needs."""
 
 from runtimes.accelerator.arrays import SystolicArray
-from runtimes.accelerator.simulator import NetworkResult
+from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.writers.tables import csv_name
 
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from runtimes.accelerator.energy import event_energies, load_table
-from runtimes.accelerator.simulator import NetworkResult
+from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.workload import Layer
 
 LOGIC = frozenset({"combine_adder", "accumulator", "multiplier", "basis_multiplier"})

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from runtimes.accelerator.simulator import NetworkResult
+from runtimes.accelerator.results import NetworkResult
 
 THREADS = {("dram", 0): 1, ("array", 0): 2, ("array", 1): 3}
 NAMES = {1: "DRAM", 2: "array, half 0 of the buffers", 3: "array, half 1 of the buffers"}

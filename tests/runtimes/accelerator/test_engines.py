@@ -1,150 +1,22 @@
-"""Whole layers: engines against loops over the clocked reference, arithmetic, conservation."""
+"""Whole layers: arithmetic, conservation, tables and traces."""
 
 import dataclasses
 import itertools
 import json
 import re
-from typing import Any
 
 import numpy as np
 import pytest
 
-from runtimes.accelerator import escalate, reference, scnn, sparten
 from runtimes.accelerator.architecture_file import load_shipped, override, shipped_names
+from runtimes.accelerator.conservation import ConservationError, check
 from runtimes.accelerator.functional import convolve
-from runtimes.accelerator.simulator import ConservationError, NetworkResult, check, simulate
-from runtimes.accelerator.workload import Factors, Layer, Workload, tap_counts
+from runtimes.accelerator.results import NetworkResult
+from runtimes.accelerator.simulator import simulate
+from runtimes.accelerator.workload import Factors, Layer, Workload
 from runtimes.accelerator.writers import FILES
 from runtimes.operators.decomposed_conv import ConvGeometry
-
-
-def random_layer(seed: int, *, decomposed: bool, group: int = 1) -> Layer:
-    rng = np.random.default_rng(seed)
-    K, C, M = (int(n) for n in rng.integers(1, (7, 12, 5)))
-    K, R = K * group, int(rng.choice([1, 3]))
-    x = rng.standard_normal((C * group, *rng.integers(R, 7, 2))) * (
-        rng.random((C * group, 1, 1)) < rng.random()
-    )
-    x *= rng.random(x.shape) < rng.random()
-    ce = np.sign(rng.standard_normal((K, C, M))) * (rng.random((K, C, M)) < rng.random())
-    basis = rng.standard_normal((M, R, R))
-    weight = np.tensordot(ce, basis, axes=1)
-    weight *= decomposed or rng.random(weight.shape) < rng.random()
-    pads = tuple(int(n) for n in rng.integers(0, 2, 4))
-    stride = int(rng.integers(1, 3))
-    geometry = ConvGeometry(strides=(stride, stride), pads=pads, dilations=(1, 1), group=group)
-    size = tuple(geometry.output_size(n, R, axis) for axis, n in enumerate(x.shape[1:]))
-    return Layer(
-        name=f"layer{seed}",
-        op_type="Conv",
-        x=x.astype(np.float32),
-        weight=weight.astype(np.float32),
-        factors=Factors(basis=basis, coefficients=ce) if decomposed else None,
-        geometry=geometry,
-        output_size=(size[0], size[1]),
-        stored=rng.random((K, *size)) < 0.5,
-    )
-
-
-SMALL = {
-    "array.blocks": 4,
-    "array.multipliers_per_block": 2,
-    "array.combine_width": 3,
-    "array.look_ahead": 3,
-    "array.scan_bits": 8,
-    "array.fifo_depth": 2,
-    "array.tile_positions": 5,
-}
-
-
-def clocked_escalate(layer: Layer, array: Any) -> int:
-    """Loops over rounds, blocks, channels and items; every item is clocked."""
-    assert layer.factors is not None
-    ce, x = layer.factors.coefficients != 0, (layer.x != 0).reshape(layer.channels, -1)
-    K, C, M = ce.shape
-    P, use = x.shape[1], tap_counts(layer).ravel()
-    side, across = escalate.block_grid(array.blocks, K, P)
-    size = max(1, min(array.tile_positions, -(-P // across)))
-    sizes = -(-(C * M + ce.sum(axis=(1, 2)) + 8 * M) // 8)
-    sizes[0] += layer.kernel[0] * layer.kernel[1] * M
-
-    def channel(k: int, tile: range) -> int:
-        first, second = [], []
-        for p in tile:
-            for m in range(M):
-                lives = bool(ce[k, :, m].any()) and use[p] > 0
-                cycles = reference.window_cycles(
-                    ce[k, :, m], x[:, p], array.combine_width, array.window
-                )
-                matched = bool((ce[k, :, m] & x[:, p]).any())
-                first.append(max(cycles, -(-C // array.scan_bits)) if lives else 0)
-                taps = -(-int(use[p]) // array.multipliers_per_block)
-                second.append(taps if lives and matched else 0)
-        return reference.pipeline_cycles(first, second, array.fifo_depth)
-
-    owner, loads = {}, [0] * side
-    for k in sorted(range(K), key=lambda k: -int(sizes[k])):
-        owner[k] = min(range(side), key=lambda block: (loads[block], block))
-        loads[owner[k]] += int(sizes[k])
-    tiles = [range(start, min(start + size, P)) for start in range(0, P, size)]
-    total = 0
-    for start in range(0, len(tiles), across):
-        busy = [
-            sum(channel(k, tile) for k in range(K) if owner[k] == block)
-            for tile in tiles[start : start + across]
-            for block in range(side)
-        ]
-        total += max(busy)
-    return total
-
-
-@pytest.mark.parametrize("part", range(4))
-def test_escalate_is_cycle_exact_on_layers(part: int) -> None:
-    architecture = override(load_shipped("escalate"), SMALL)
-    for seed in range(50 * part, 50 * part + 50):
-        layer = random_layer(seed, decomposed=True)
-        plan = escalate.plan(layer, architecture)
-        assert int(plan.compute.sum()) == clocked_escalate(layer, architecture.array), seed
-
-
-def test_scnn_is_cycle_exact_on_layers() -> None:
-    architecture = override(load_shipped("scnn"), {"array.grid": 2, "array.accumulators": 24})
-    for seed in range(50):
-        layer = random_layer(seed, decomposed=False)
-        x, w = layer.x != 0, layer.weight != 0
-        height, width = (-(-n // 2) for n in x.shape[1:])
-        R, S = layer.kernel
-        group = max(1, min(layer.filters, 24 // (height * width + (R - 1) * (S - 1))))
-        total = 0
-        for start in range(0, layer.filters, group):
-            weights = w[start : start + group].swapaxes(0, 1).reshape(layer.channels, -1)
-            parts = [
-                x[:, i : i + height, j : j + width].reshape(layer.channels, -1)
-                for i in (0, height)
-                for j in (0, width)
-            ]
-            total += max(reference.scnn_cycles(part, weights, 4, 4) for part in parts)
-        assert int(scnn.plan(layer, architecture).compute.sum()) == total, seed
-
-
-def test_sparten_is_cycle_exact_on_layers() -> None:
-    settings = {"array.clusters": 2, "array.units": 2, "array.chunk": 16}
-    architecture = override(load_shipped("sparten"), settings)
-    for seed in range(50):
-        layer = random_layer(seed, decomposed=False)
-        w, x = escalate.unfolded(layer)
-        units = sparten.units_of(layer.weight != 0, 2)
-        share, total = -(-layer.positions // 2), 0
-        for start in range(0, len(units), 2):
-            filters = [[w[k] for k in unit if k >= 0] for unit in units[start : start + 2]]
-            total += max(
-                sum(
-                    reference.sparten_cycles(filters, x[:, p], 16)
-                    for p in range(first, min(first + share, layer.positions))
-                )
-                for first in range(0, layer.positions, share)
-            )
-        assert int(sparten.plan(layer, architecture).compute.sum()) == total, seed
+from tests.runtimes.accelerator.random_layers import random_layer
 
 
 def network(layers: list[Layer], name: str, **settings: object) -> NetworkResult:
