@@ -4,10 +4,10 @@
     Y[k]    = Σ_m U[k, m] ∗ s·B[m]   by multipliers; a zero U is skipped
 
 `escalate_work` says what a channel costs at a position, `basis_first` the same for the other
-order of the stages. Here channels and positions are dealt to blocks. `side` blocks share the
-channels, the others the positions; all blocks start the next round of tiles together. The fastest
-way that fits into the buffers is taken, out of all divisors of the blocks as `side`, the numbers
-of channels whose weights are on chip at a time, and both loop orders.
+order of the stages. Here channels and positions are dealt to blocks: `side` blocks share the
+channels, the others the positions; all blocks start the next round of tiles together. The ways to
+run a layer differ in how many channels have their weights on chip at a time, and in the order of
+the two loops.
 """
 
 import heapq
@@ -57,21 +57,14 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
     array = architecture.array
     assert isinstance(array, EscalateArray)
     work = layer_work(layer, architecture)
-    K, _, P = work.first.shape
-    times: dict[int, Counts] = {}  # (K, tiles) by size of a tile
+    every = ways(work, architecture)
+    times = tile_cycles(work, every[0].size, array.fifo_depth)  # (K, tiles)
     fitting: dict[str, TilePlan] = {}
-    refused: list[tuple[int, dict[str, int]]] = []
-    for way in ways(array, K, P, halve=work.held_bits > 0):
-        needed = needed_bytes(work, way)
-        excess = architecture.excess_bytes(needed)
-        if excess:
-            refused.append((excess, needed))
-            continue
-        if way.size not in times:
-            times[way.size] = tile_cycles(work, way.size, array.fifo_depth)
-        fitting |= _plans_of(layer, work, times[way.size], way, architecture)
+    for way in every:
+        if not architecture.excess_bytes(needed_bytes(work, way)):
+            fitting |= _plans_of(layer, work, times, way, architecture)
     if not fitting:
-        for buffer, nbytes in min(refused, key=lambda each: each[0])[1].items():
+        for buffer, nbytes in needed_bytes(work, every[0]).items():
             architecture.check_tile(buffer, nbytes, layer.name)
     return fitting
 
@@ -87,25 +80,32 @@ def layer_work(layer: Layer, architecture: Architecture) -> Work:
     return decomposed_work(layer, layer.factors, architecture)
 
 
-def ways(array: EscalateArray, K: int, P: int, *, halve: bool) -> Iterator[Way]:
-    """Every way to deal K channels and P positions, whatever the buffers hold.
+def ways(work: Work, architecture: Architecture) -> list[Way]:
+    """Every number of channels at a time, in powers of two; most fit with the fewest.
 
-    Args:
-        array: its blocks and largest tile.
-        K: channels.
-        P: positions.
-        halve: also smaller tiles, for what is held between the stages.
+    A tile is as large as the array allows and as what is held between the stages fits into half of
+    the output buffer; nothing is held in ESCALATE's own order.
     """
-    for side in (n for n in range(1, array.blocks + 1) if array.blocks % n == 0):
-        if side > 1 and side // 2 >= K:
-            return  # more than half of the blocks of a column would be idle
-        across = array.blocks // side
-        size = max(1, min(array.tile_positions, -(-P // across)))
-        sizes = {size >> n for n in range(size.bit_length())} if halve else {size}
-        counts = {side << n for n in range(K.bit_length()) if side << n < K} | {K}
-        for size in sorted(sizes):
-            for channels in sorted(counts):
-                yield Way(side=side, across=across, size=size, channels=channels)
+    array = architecture.array
+    assert isinstance(array, EscalateArray)
+    K, _, P = work.first.shape
+    side, across = block_grid(array.blocks, K, P)
+    size = max(1, min(array.tile_positions, -(-P // across)))
+    half = architecture.buffers.output_bytes // 2
+    while size > 1 and work.held_bits * size * across > 8 * (half - work.output_bytes):
+        size //= 2
+    counts = [*(1 << n for n in range(K.bit_length()) if 1 << n < K), K]
+    return [Way(side=side, across=across, size=size, channels=channels) for channels in counts]
+
+
+def block_grid(blocks: int, K: int, P: int) -> tuple[int, int]:
+    """Blocks along channels and along positions, so that the fewest rounds are left.
+
+    Of equals the most along channels: then positions share the weights that are read.
+    """
+    divisors = [n for n in range(1, blocks + 1) if blocks % n == 0]
+    side = min(divisors, key=lambda n: (-(-K // n) * -(-P // (blocks // n)), -n))
+    return side, blocks // side
 
 
 def needed_bytes(work: Work, way: Way) -> dict[str, int]:
@@ -146,7 +146,7 @@ def _plans_of(
         fit_weights=weight_bytes <= buffers.weight_bytes // 2,
     )
     counts = Counter(work.counts)
-    channel_rounds = -(-work.first.shape[0] // way.side)
+    channel_rounds = sum(-(-(g.stop - g.start) // way.side) for g in groups)
     counts["input_sram", "read"] += 8 * work.input_bytes * (1 if work.held_bits else channel_rounds)
     counts["weight_sram", "read"] += 8 * weight_bytes * times.shape[1]
     counts["output_sram", "read"] += work.held_traffic_bits * channel_rounds

@@ -146,12 +146,14 @@ def test_escalate_is_cycle_exact_on_layers(kind: str, part: int) -> None:
     for seed in range(50 * part, 50 * part + 50):
         layer = random_layer(seed, decomposed=kind != "undecomposed")
         plans = escalate.plans(layer, architecture)
-        K, _, P = escalate.layer_work(layer, architecture).first.shape
+        work = escalate.layer_work(layer, architecture)
         clock = (undecomposed if layer.factors is None else coefficients_first)(layer, array)
-        ways = list(escalate.ways(array, K, P, halve=False))
+        ways = escalate.ways(work, architecture)
         assert len(plans) == 2 * len(ways)
         for way in ways:
-            table = np.array(clocked(clock, packed_bytes(layer), way, P))  # (rounds, groups)
+            table = np.array(
+                clocked(clock, packed_bytes(layer), way, work.first.shape[2])
+            )  # (rounds, groups)
             for order, expected in (("positions", table), ("channels", table.T)):
                 plan = plans[f"{way.name}, {order} outer"]
                 assert plan.compute.tolist() == expected.ravel().tolist(), (seed, way)
@@ -164,10 +166,11 @@ def test_the_other_stage_order_is_cycle_exact_on_layers(part: int) -> None:
     for seed in range(50 * part, 50 * part + 50):
         layer = random_layer(seed, decomposed=True)
         plans = escalate.plans(layer, architecture)
-        K, P = layer.filters, layer.positions
+        P = layer.positions
+        work = escalate.layer_work(layer, architecture)
         clock = basis_first(layer, array)
-        for way in escalate.ways(array, K, P, halve=True):
-            table = clocked(clock, packed_bytes(layer), way, P)
+        for way in escalate.ways(work, architecture):
+            table = clocked(clock, packed_bytes(layer), way, work.first.shape[2])
             at_once = way.size * way.across
             first, second = [], []
             for round_, cycles in enumerate(table):
