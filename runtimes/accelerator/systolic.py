@@ -28,6 +28,15 @@ def fold_grid(array: SystolicArray, M: int, K: int, N: int) -> tuple[int, int, i
     return -(-M // H), -(-N // W), H + W + K - 2
 
 
+def fold_of(fold: int, grid: tuple[int, int], way: str, array: SystolicArray) -> tuple[int, int]:
+    """Row and column of a fold in the order of a way: columns are outer, unless rows are asked."""
+    rows, columns = grid
+    if array.dataflow == "os" and way == "positions outer":
+        return divmod(fold, columns)
+    column, row = divmod(fold, rows)
+    return row, column
+
+
 def plans(layer: Layer, architecture: Architecture) -> Plans:
     """Ways to run a layer of one channel group; a fold is a tile."""
     array, words = architecture.array, architecture.words

@@ -71,7 +71,7 @@ def repeated_loads(
         The order's name, loads by tensor (P·G,), the pairs (P·G, 2) in execution order.
     """
     P, G = len(inputs), len(weights)
-    for outer in ("positions", "channels"):
+    for outer in ("channels", "positions"):
         grid = np.meshgrid(range(P), range(G), indexing="ij" if outer == "positions" else "xy")
         p, g = (each.ravel() for each in grid)
         new_input = g == 0 if outer == "positions" or fit_inputs else np.ones(P * G, np.bool_)

@@ -15,6 +15,7 @@ from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import Workload
 from runtimes.accelerator.writers import write_all
+from runtimes.accelerator.writers.layer_traces import write_layer_traces
 from toolchain.commands.options import (
     MODEL,
     POSITIVE,
@@ -55,6 +56,9 @@ ABLATIONS = (
 @seed_option
 @dim_option
 @click.option("--out", type=MODEL, metavar="DIR", help="Write tables, traces and report.html.")
+@click.option(
+    "--layer-traces", is_flag=True, help="Also write SRAM and DRAM traces of every layer (large)."
+)
 @click.option("--ablate", is_flag=True, help="Also change what ESCALATE has, one by one.")
 @click.option("--sweep", "sweep_file", type=MODEL, help="Simulate a design space, as YAML.")
 @click.option("--jobs", type=POSITIVE, help="Processes of a sweep. Default: one a core.")
@@ -67,6 +71,7 @@ def command(
     seed: int,
     dims: dict[str, int],
     out: Path | None,
+    layer_traces: bool,
     ablate: bool,
     sweep_file: Path | None,
     jobs: int | None,
@@ -83,6 +88,8 @@ def command(
         raise UsageError("several models and --jobs need --sweep")
     if sweep_file is not None and ablate:
         raise UsageError("--ablate does not go with --sweep")
+    if layer_traces and (out is None or sweep_file is not None):
+        raise UsageError("--layer-traces needs --out, and does not go with --sweep")
     architectures = open_architectures(names if use_names else (), files)
     samples = [open_sample(path, source, seed=seed, dims=dims) for path in models]
     if sweep_file is not None:
@@ -91,7 +98,15 @@ def command(
         show = print_json if as_json else print_sweep
         show(document)
         return
-    _simulate_one(samples[0], architectures, seed=seed, out=out, ablate=ablate, as_json=as_json)
+    _simulate_one(
+        samples[0],
+        architectures,
+        seed=seed,
+        out=out,
+        layer_traces=layer_traces,
+        ablate=ablate,
+        as_json=as_json,
+    )
 
 
 def available_cores() -> int:
@@ -107,6 +122,7 @@ def _simulate_one(
     *,
     seed: int,
     out: Path | None,
+    layer_traces: bool,
     ablate: bool,
     as_json: bool,
 ) -> None:
@@ -124,7 +140,7 @@ def _simulate_one(
         for name, each in changed
     ]
     if out is not None:
-        _write(out, results, document)
+        _write(out, results, document, layer_traces=layer_traces)
         origin = f"Input: {data}. Relative error against onnxruntime: {error:.2g}."
         page = render(sample.opened.path.name, results, changed, workload.host, origin)
         (out / "report.html").write_text(page, encoding="utf-8", newline="\n")
@@ -194,12 +210,15 @@ def _document(
     }
 
 
-def _write(out: Path, results: list[NetworkResult], document: dict[str, Any]) -> None:
+def _write(
+    out: Path, results: list[NetworkResult], document: dict[str, Any], *, layer_traces: bool
+) -> None:
     """Writes the files of each architecture, in a folder of its own if there are several."""
     try:
         for result, entry in zip(results, document["architectures"], strict=True):
             folder = out / result.architecture.name if len(results) > 1 else out
             files = write_all(result, folder)
+            files += write_layer_traces(result, folder) if layer_traces else []
             sides = array_sides(result.architecture)
             manifest = {
                 **{k: v for k, v in document.items() if k != "architectures"},

@@ -5,7 +5,12 @@ from pathlib import Path
 
 from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.writers.dram import dramsim3_trace, ramulator2_trace
-from runtimes.accelerator.writers.scalesim import compute_report, topology
+from runtimes.accelerator.writers.scalesim import (
+    bandwidth_report,
+    compute_report,
+    detailed_access_report,
+    topology,
+)
 from runtimes.accelerator.writers.tables import activity, layers_table
 from runtimes.accelerator.writers.timeline import timeline
 
@@ -14,6 +19,8 @@ FILES: dict[str, Callable[[NetworkResult], str]] = {
     "activity.csv": activity,
     "topology.csv": topology,
     "COMPUTE_REPORT.csv": compute_report,
+    "BANDWIDTH_REPORT.csv": bandwidth_report,
+    "DETAILED_ACCESS_REPORT.csv": detailed_access_report,
     "dram.dramsim3.trace": dramsim3_trace,
     "dram.ramulator2.trace": ramulator2_trace,
     "timeline.json": timeline,

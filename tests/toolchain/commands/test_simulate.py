@@ -50,6 +50,15 @@ def test_all_machines_write_their_files(tmp_path: Path, capsys: pytest.CaptureFi
             assert [row["layer"] for row in csv.DictReader(file)] == ["conv", "fc"]
 
 
+def test_traces_of_every_layer_are_written_on_request(tmp_path: Path) -> None:
+    path, out = save(classifier(), tmp_path / "m.onnx"), tmp_path / "out"
+    command = ["simulate", str(path), "--arch", "dense-ws", "--out", str(out)]
+    assert run([*command, "--layer-traces"]) == 0
+    files = json.loads((out / "manifest.json").read_text())["files"]
+    traces = sorted(str(each.relative_to(out)) for each in out.glob("layer*/*"))
+    assert len(traces) == 12 and traces == sorted(name for name in files if "/" in name)
+
+
 def test_the_same_input_gives_the_same_files(tmp_path: Path) -> None:
     path = save(classifier(), tmp_path / "m.onnx")
     for name in ("a", "b"):
@@ -64,6 +73,7 @@ def test_the_same_input_gives_the_same_files(tmp_path: Path) -> None:
         (["--arch", "escalte"], 2, "did you mean 'escalate'?"),
         (["--arch-file", "missing.yaml"], 3, "missing.yaml: No such file"),
         (["--input", "missing.npz"], 3, "missing.npz"),
+        (["--layer-traces"], 2, "--layer-traces needs --out"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
