@@ -1,26 +1,20 @@
 """``report.html`` of a simulation: one page that needs nothing else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 
 from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.workload import HostOperation
 from toolchain.report_parts import figure
+from toolchain.simulation_comparison import ablations, compare, notes, totals
 from toolchain.svg import Cloud, Point, Series, bar_chart, scatter
-
-PUBLISHED = (
-    "Published for ESCALATE (MICRO 2021; recalled, unverified): 17.9 times and 2.16 times lower "
-    "latency, 8.3 times and 3.77 times better energy than dense and sparse accelerators. This "
-    "model is built from the abstract and not fitted to them; models, sparsities and parameters "
-    "differ."
-)
 
 
 def render(
     model: str,
     results: Sequence[NetworkResult],
-    ablations: Sequence[tuple[str, NetworkResult]],
+    changed: Sequence[tuple[str, NetworkResult]],
     host: Sequence[HostOperation],
     note: str,
 ) -> str:
@@ -29,23 +23,24 @@ def render(
     Args:
         model: name of the file.
         results: of every architecture; the first is shown in detail.
-        ablations: the first with one thing changed, by what was changed.
+        changed: the first with one thing changed, by what was changed.
         host: operators beside the accelerator.
         note: where the input came from, and how close the arithmetic is to onnxruntime.
     """
     first = results[0]
     charts = [
-        _compare("Latency", "cycles of all layers", results, lambda each: each.cycles),
-        _compare("Energy", "µJ of all layers", results, lambda each: each.energy_pj / 1e6),
-        _compare("DRAM traffic", "bytes of all layers", results, lambda each: each.dram_bytes),
-        _ablations(first, ablations),
+        compare("Latency", "cycles of all layers", results, lambda each: each.cycles),
+        compare("Energy", "µJ of all layers", results, lambda each: each.energy_pj / 1e6),
+        compare("DRAM traffic", "bytes of all layers", results, lambda each: each.dram_bytes),
+        ablations(first, changed),
     ]
     own = [_cycles(first), _energy(first), _utilisation(first), _traffic(first), _roofline(first)]
     return page(
         f"Simulation: {model}",
         f'<h1>{escape(model)}</h1><p class="soft">Simulated on '
         f"{escape(', '.join(each.architecture.name for each in results))}. {escape(note)}</p>"
-        f"<h2>Architectures</h2>{_totals(results)}<p class='soft'>{escape(PUBLISHED)}</p>"
+        f"<h2>Architectures</h2>{totals(results)}"
+        f'<p class="soft">{escape(notes(results))}</p>'
         f'<div class="charts">{"".join(charts)}</div>'
         f"<h2>Layers on {escape(first.architecture.name)}</h2>"
         f'<div class="charts">{"".join(own)}</div>'
@@ -63,60 +58,6 @@ def page(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>{style}</head><body><main>{body}</main></body></html>\n"
     )
-
-
-def _totals(results: Sequence[NetworkResult]) -> str:
-    base = results[0]
-    head = "".join(
-        f'<th scope="col" class="number">{name}</th>'
-        for name in ("Cycles", "ms", "Energy, µJ", "DRAM, kB", "Latency ratio", "Energy ratio")
-    )
-    rows = "".join(
-        f'<tr><th scope="row">{escape(each.architecture.name)}</th>'
-        + "".join(
-            f'<td class="number">{text}</td>'
-            for text in (
-                f"{each.cycles:,}",
-                f"{1e3 * each.cycles / each.architecture.clock_hz:.3f}",
-                f"{each.energy_pj / 1e6:,.1f}",
-                f"{each.dram_bytes / 1e3:,.0f}",
-                f"{each.cycles / base.cycles:.2f}×",
-                f"{each.energy_pj / base.energy_pj:.2f}×",
-            )
-        )
-        + "</tr>"
-        for each in results
-    )
-    return (
-        '<div class="card scroll"><table><thead><tr><th scope="col">Architecture</th>'
-        f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _compare(
-    caption: str,
-    unit: str,
-    results: Sequence[NetworkResult],
-    value: Callable[[NetworkResult], float],
-) -> str:
-    if len(results) < 2:
-        return ""
-    labels = [each.architecture.name for each in results]
-    series = [Series(name=caption, values=[value(each) for each in results])]
-    return figure(caption, unit, bar_chart(title=caption, labels=labels, series=series))
-
-
-def _ablations(first: NetworkResult, ablations: Sequence[tuple[str, NetworkResult]]) -> str:
-    if not ablations:
-        return ""
-    shown = [("as described", first), *ablations]
-    ratios = [each.cycles / first.cycles for _, each in shown]
-    chart = bar_chart(
-        title="Cycles with one mechanism changed",
-        labels=[name for name, _ in shown],
-        series=[Series(name="cycles", values=ratios)],
-    )
-    return figure("Ablations", "cycles relative to the architecture as described", chart)
 
 
 def _names(result: NetworkResult) -> list[str]:

@@ -10,8 +10,7 @@ from toolchain.svg import Cloud, Point, scatter
 
 COSTS: Mapping[str, tuple[str, str, float]] = {
     "energy_pj": ("Energy", "energy, µJ", 1e-6),
-    "multipliers": ("Multipliers", "multipliers, a proxy of area", 1),
-    "sram_bytes": ("Buffers", "SRAM, kB, a proxy of area", 1e-3),
+    "area_mm2": ("Area", "area, mm², without control and wires", 1),
 }
 """Costs that latency is shown against: caption, axis, factor of the axis."""
 
@@ -71,7 +70,7 @@ def _chart(cost: str, entries: Sequence[Mapping[str, Any]], front: Sequence[int]
 
 def _table(entries: Sequence[Mapping[str, Any]], front: Mapping[str, Sequence[int]]) -> str:
     names = list(entries[0]["settings"])
-    numbers = ("Cycles", "ms", "Energy, µJ", "DRAM, kB", "Multipliers", "SRAM, kB")
+    numbers = ("Cycles", "ms", "Energy, µJ", "DRAM, kB", "Multipliers", "SRAM, kB", "Area, mm²")
     head = "".join(f'<th scope="col">{escape(each)}</th>' for each in ("Architecture", *names))
     head += "".join(f'<th scope="col" class="number">{each}</th>' for each in numbers)
     rows = "".join(_row(entry, index, front) for index, entry in enumerate(entries))
@@ -86,7 +85,7 @@ def _row(entry: Mapping[str, Any], index: int, front: Mapping[str, Sequence[int]
     texts = [entry["architecture"], *map(str, entry["settings"].values())]
     cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
     if "refused" in entry:
-        cells += f'<td colspan="7">refused: {escape(entry["refused"])}</td>'
+        cells += f'<td colspan="8">refused: {escape(entry["refused"])}</td>'
     else:
         numbers = (
             f"{entry['cycles']:,}",
@@ -95,6 +94,7 @@ def _row(entry: Mapping[str, Any], index: int, front: Mapping[str, Sequence[int]
             f"{entry['dram_bytes'] / 1e3:,.0f}",
             f"{entry['multipliers']:,}",
             f"{entry['sram_bytes'] / 1e3:,.0f}",
+            f"{entry['area_mm2']:.2f}",
         )
         cells += "".join(f'<td class="number">{text}</td>' for text in numbers)
         fronts = ", ".join(COSTS[cost][0].lower() for cost in COSTS if index in front[cost])

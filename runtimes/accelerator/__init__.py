@@ -7,6 +7,7 @@
     escalate_work.py, basis_first.py   what a block of ESCALATE does, in both orders of its stages
     schedule.py  double-buffered DRAM transfers around the tiles, as one stream of records
     simulator.py takes the fastest way that fits, conservation.py checks that nothing is lost
+    energy.py, area.py   what counts cost, and units take, from tables with their sources
     sweep.py     many machines that differ in some parameters
     writers/     derive every trace and table from the records
 

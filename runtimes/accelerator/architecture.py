@@ -81,6 +81,7 @@ class Architecture:
         words: bit widths.
         host: for other operators.
         energy_table: name of a table in `energy_tables`.
+        area_table: name of a table in `area_tables`.
         assumptions: what the model takes for granted, each with its source.
         sources: of parameters, by dotted name.
     """
@@ -94,6 +95,7 @@ class Architecture:
     words: Words
     host: Host
     energy_table: str
+    area_table: str = "cacti7-aladdin-45nm"
     assumptions: tuple[tuple[str, str], ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 

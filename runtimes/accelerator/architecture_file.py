@@ -12,7 +12,8 @@
     assumptions:
       - {what: no halo traffic, source: assumed}
 
-A plain value in the place of ``{value, source}`` is accepted in a user's own file.
+A plain value in the place of ``{value, source}`` is accepted in a user's own file, and an
+``area_table`` like the energy table.
 """
 
 import difflib
@@ -44,6 +45,7 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "words": Words,
     "host": Host,
 }
+_TABLES = ("energy_table", "area_table")
 _KEYS = ("version", "name", "kind", "summary", "energy_table", "clock_hz", "array")
 
 
@@ -86,7 +88,7 @@ def parse_architecture(data: Any, where: str) -> Architecture:
     Raises:
         ArchitectureError: what is wrong, naming `where` and the nearest known key.
     """
-    check_keys(data, [*_KEYS, *_SECTIONS, "assumptions"], where)
+    check_keys(data, [*_KEYS, *_SECTIONS, "area_table", "assumptions"], where)
     for key in (*_KEYS, *_SECTIONS):
         if key not in data:
             raise ArchitectureError(f"{where}: '{key}' is missing")
@@ -106,6 +108,7 @@ def parse_architecture(data: Any, where: str) -> Architecture:
             name=str(data["name"]),
             summary=str(data["summary"]),
             energy_table=str(data["energy_table"]),
+            area_table=str(data.get("area_table", Architecture.area_table)),
             clock_hz=_typed(clock, int, f"{where}: clock_hz"),
             **sections,
             assumptions=_assumptions(data.get("assumptions", []), where),
@@ -131,7 +134,7 @@ def override(architecture: Architecture, settings: Mapping[str, Any]) -> Archite
     for name, value in settings.items():
         head, _, tail = name.partition(".")
         if not tail:
-            check_keys({name: value}, ["clock_hz", "energy_table"], architecture.name)
+            check_keys({name: value}, [*_TABLES, "clock_hz"], architecture.name)
             changed[name] = _typed(value, int if name == "clock_hz" else str, name)
             continue
         check_keys({head: value}, ["array", *_SECTIONS], architecture.name)
@@ -155,7 +158,7 @@ def to_json(architecture: Architecture) -> dict[str, Any]:
     return {
         "name": architecture.name,
         "summary": architecture.summary,
-        "energy_table": architecture.energy_table,
+        **{name: getattr(architecture, name) for name in _TABLES},
         "parameters": {
             name: {"value": value, "source": architecture.sources.get(name, NO_SOURCE)}
             for name, value in parameters.items()

@@ -53,11 +53,13 @@ class NetworkResult:
         architecture: the accelerator.
         layers: in execution order, one after the other.
         host_cycles: of the operators beside the accelerator.
+        area_mm2: of the accelerator, by component.
     """
 
     architecture: Architecture
     layers: Sequence[LayerResult]
     host_cycles: int
+    area_mm2: Mapping[str, float]
 
     @property
     def cycles(self) -> int:

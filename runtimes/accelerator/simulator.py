@@ -8,6 +8,7 @@ import numpy as np
 
 from runtimes.accelerator import escalate, scnn, sparten, systolic
 from runtimes.accelerator.architecture import Architecture, TileError
+from runtimes.accelerator.area import areas_mm2
 from runtimes.accelerator.arrays import EscalateArray, ScnnArray, SpartenArray, SystolicArray
 from runtimes.accelerator.conservation import check
 from runtimes.accelerator.energy import event_energies, load_table
@@ -29,7 +30,7 @@ def simulate(workload: Workload, architecture: Architecture) -> NetworkResult:
     """Simulates all layers of a network, one after the other.
 
     Raises:
-        ArchitectureError: the energy table is unknown.
+        ArchitectureError: the energy or the area table is unknown.
         ConservationError: counts, bytes or times do not add up.
     """
     energies = event_energies(architecture, load_table(architecture.energy_table))
@@ -40,7 +41,12 @@ def simulate(workload: Workload, architecture: Architecture) -> NetworkResult:
         begin += results[-1].total_cycles
     elements = sum(each.elements for each in workload.host)
     host = math.ceil(elements / architecture.host.operations_per_cycle)
-    return NetworkResult(architecture=architecture, layers=results, host_cycles=host)
+    return NetworkResult(
+        architecture=architecture,
+        layers=results,
+        host_cycles=host,
+        area_mm2=areas_mm2(architecture),
+    )
 
 
 def _simulate_layer(

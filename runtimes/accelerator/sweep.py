@@ -32,8 +32,9 @@ class Measures:
         seconds: likewise.
         energy_pj: likewise.
         dram_bytes: likewise.
-        multipliers: of the accelerator, a proxy of its area.
-        sram_bytes: of its buffers, another one.
+        multipliers: of the accelerator.
+        sram_bytes: of its buffers.
+        area_mm2: of what its area table counts.
     """
 
     cycles: int
@@ -42,6 +43,7 @@ class Measures:
     dram_bytes: int
     multipliers: int
     sram_bytes: int
+    area_mm2: float
 
 
 def parse_sweep(data: Any, where: str) -> dict[str, tuple[Any, ...]]:
@@ -89,7 +91,7 @@ def measure(workload: Workload, architecture: Architecture) -> Measures | TileEr
     """Simulates one point.
 
     Raises:
-        ArchitectureError: the energy table is unknown.
+        ArchitectureError: the energy or the area table is unknown.
     """
     try:
         result = simulate(workload, architecture)
@@ -102,6 +104,7 @@ def measure(workload: Workload, architecture: Architecture) -> Measures | TileEr
         dram_bytes=result.dram_bytes,
         multipliers=architecture.array.multipliers,
         sram_bytes=sum(astuple(architecture.buffers)),
+        area_mm2=sum(result.area_mm2.values()),
     )
 
 

@@ -29,7 +29,7 @@ from toolchain.errors import UsageError
 from toolchain.recipe import read_document
 from toolchain.sweep_report import COSTS, render
 
-SCHEMA = "optc-simulate-sweep/1"
+SCHEMA = "optc-simulate-sweep/2"
 JOURNAL = "sweep.jsonl"
 REPORT = "sweep.html"
 
@@ -102,12 +102,13 @@ def print_sweep(document: Mapping[str, Any]) -> None:
             format_bytes(entry["dram_bytes"]),
             format_count(entry["multipliers"]),
             format_bytes(entry["sram_bytes"]),
+            f"{entry['area_mm2']:.2f}",
             "*" if index in front else "",
         ]
         for index, entry in enumerate(entries)
         if "refused" not in entry
     ]
-    costs = ("cycles", "ms", "energy µJ", "DRAM", "multipliers", "SRAM", "front")
+    costs = ("cycles", "ms", "energy µJ", "DRAM", "multipliers", "SRAM", "area mm²", "front")
     print_table(("model", "architecture", *names, *costs), rows, text=(0, 1))
     for entry in entries:
         if "refused" in entry:
@@ -146,7 +147,12 @@ def _point(
     values = {name: each["value"] for name, each in shown["parameters"].items()}
     decisive = [
         *(SCHEMA, package_version("optc"), entry["model_sha256"], entry["input_sha256"]),
-        *(type(base.array).__name__, shown["energy_table"], {**values, **settings}),
+        *(
+            type(base.array).__name__,
+            shown["energy_table"],
+            shown["area_table"],
+            {**values, **settings},
+        ),
     ]
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return Point(key=key, entry={"key": key, **entry}, architecture=found)

@@ -50,6 +50,25 @@ def test_all_machines_write_their_files(tmp_path: Path, capsys: pytest.CaptureFi
             assert [row["layer"] for row in csv.DictReader(file)] == ["conv", "fc"]
 
 
+def test_the_report_compares_architectures_and_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = save(classifier(), tmp_path / "m.onnx"), tmp_path / "out"
+    command = ["simulate", str(path), "--arch", "all", "--out", str(out), "--ablate", "--json"]
+    assert run(command) == 0
+    document = json.loads(capsys.readouterr().out)
+    changes = [each["change"] for each in document["ablations"]]
+    expected = ["basis first", "no concentration", "dense activations", "dense coefficients"]
+    assert changes == [*expected, "no balancing"]
+    page = (out / "report.html").read_text()
+    assert all(name in page for name in changes)
+    assert page.count("17.9×") == 3 and page.count("3.77×") == 2
+    assert "Area at 45 nm: SRAM: CACTI 7.0" in page and "Not counted: " in page
+    for each in document["architectures"]:
+        row = page[page.index(f'<th scope="row">{each["name"]}</th>') :].split("</tr>")[0]
+        assert f"{each['cycles']:,}" in row and f"{sum(each['area_mm2'].values()):.2f}" in row
+
+
 def test_traces_of_every_layer_are_written_on_request(tmp_path: Path) -> None:
     path, out = save(classifier(), tmp_path / "m.onnx"), tmp_path / "out"
     command = ["simulate", str(path), "--arch", "dense-ws", "--out", str(out)]

@@ -50,9 +50,10 @@ def test_points_equal_single_simulations(
         [single] = json.loads(capsys.readouterr().out)["architectures"]
         for key in ("cycles", "seconds", "energy_pj", "dram_bytes"):
             assert point[key] == single[key]
+        assert point["area_mm2"] == sum(single["area_mm2"].values())
         assert point["functional_error"] < 1e-6
     page = (tmp_path / "out" / "sweep.html").read_text()
-    assert page.count("<svg") == 3 and page.count("<tr>") == 5
+    assert page.count("<svg") == 2 and page.count("<tr>") == 5
     assert "1: " + str(tmp_path / "m.onnx") + ", dense-ws, array.height=8" in page
 
 
@@ -116,6 +117,7 @@ def test_models_and_machines_share_a_table_and_refusals_are_shown(
         ({"array.blokcs": [1]}, [], 2, "did you mean 'blocks'?"),
         ({"buffers.input_bytes": [64]}, [], 2, "no point can be simulated; the first: escalate: "),
         ({"energy_table": ["none"]}, [], 2, "unknown energy table 'none'"),
+        ({"area_table": ["none"]}, [], 2, "unknown area table 'none'"),
         ({"array.blocks": [4]}, ["--ablate"], 2, "--ablate does not go with --sweep"),
         ({"array.blocks": [4]}, ["--sweep", "none.yaml"], 3, "sweep none.yaml: "),
     ],
