@@ -13,8 +13,14 @@ import numpy as np
 
 from runtimes.accelerator.architecture import Architecture
 from runtimes.accelerator.arrays import EscalateArray
-from runtimes.accelerator.escalate_work import Work, coefficient_cycles, factor_bytes, map_bytes
-from runtimes.accelerator.matching import Counts, match_counts, window_cycles
+from runtimes.accelerator.escalate_work import (
+    Work,
+    coefficient_cycles,
+    combine,
+    factor_bytes,
+    map_bytes,
+)
+from runtimes.accelerator.matching import Counts
 from runtimes.accelerator.tiles import Ints
 from runtimes.accelerator.workload import Array, Factors, Layer, taps
 
@@ -38,14 +44,11 @@ def decomposed_work(layer: Layer, factors: Factors, architecture: Architecture) 
     shared = kernels @ -(-covered // array.multipliers_per_block)  # (P,)
     macs = int(kernels @ covered.sum(axis=1))
     present = np.repeat(covered > 0, M, axis=0)  # (C·M, P) nonzeros of T
-    slots = match_counts(
-        ce if array.skip_coefficients else np.ones_like(ce), present, array.combine_width
-    )
     wide = coefficient_cycles(factors, array)
     alive = ce.any(axis=1)[:, None]  # (K, 1)
-    busy = window_cycles(slots, array.combine_width, array.window)
+    busy, _, slots = combine(ce, present, array)  # (K, P)
     first: Counts = (np.maximum(busy * wide, -(-C * M // array.scan_bits)) * alive)[:, None]
-    adds = int((slots.sum(axis=0) * alive).sum())
+    adds = int((slots * alive).sum())
     input_bytes, output_bytes = map_bytes(layer, words)
     held = C * M * array.intermediate_bits
     written = int(kernels @ (covered > 0).sum(axis=1)) * array.intermediate_bits

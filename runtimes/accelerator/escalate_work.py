@@ -10,6 +10,9 @@ from runtimes.accelerator.matching import Counts, match_counts, window_cycles
 from runtimes.accelerator.tiles import bitmap_bytes
 from runtimes.accelerator.workload import Factors, Layer, Mask, tap_counts, taps
 
+AT_ONCE = 2**19
+"""Counts that are worked on at once, so that they stay in the caches."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -55,24 +58,18 @@ def decomposed_work(layer: Layer, factors: Factors, architecture: Architecture) 
     K, C, M = factors.coefficients.shape
     ce = (factors.coefficients.transpose(0, 2, 1) != 0).reshape(K * M, C)
     x = (layer.x != 0).reshape(C, -1)
-    pairs = match_counts(ce, x, array.combine_width)  # (G, K·M, P), what is really nonzero
-    slots = match_counts(
-        ce if array.skip_coefficients else np.ones_like(ce),
-        x if array.skip_activations else np.ones_like(x),
-        array.combine_width,
-    )
     use = tap_counts(layer).reshape(-1)  # (P,)
     alive = ce.any(axis=1)[:, None] & (use > 0)  # (K·M, P)
     wide = coefficient_cycles(factors, array)
     scan = -(-C // array.scan_bits)
-    busy = window_cycles(slots, array.combine_width, array.window)
+    busy, pairs, slots = combine(ce, x, array)  # (K·M, P)
     first = np.maximum(busy * wide, scan) * alive
-    nonzero = (pairs.sum(axis=0) > 0) & alive
-    done = slots if not array.skip_activations else pairs
+    nonzero = (pairs > 0) & alive
+    done = pairs if array.skip_activations else slots
     is_item = nonzero if array.skip_activations else alive
     second = -(-use // array.multipliers_per_block) * is_item
     input_bytes, output_bytes = map_bytes(layer, words)
-    adds, macs = int((done.sum(axis=0) * alive).sum()), int((is_item * use).sum())
+    adds, macs = int((done * alive).sum()), int((is_item * use).sum())
     counts = {
         ("tile_buffer", "read"): adds * words.activation_bits + int(alive.sum()) * C,
         ("combine_adder", "compute"): adds * wide,
@@ -91,6 +88,32 @@ def decomposed_work(layer: Layer, factors: Factors, architecture: Architecture) 
         input_bytes=input_bytes,
         output_bytes=output_bytes,
     )
+
+
+def combine(ce: Mask, x: Mask, array: EscalateArray) -> tuple[Counts, Counts, Counts]:
+    """What adders do for coefficients (n, C) and activations (C, P).
+
+    Returns:
+        Cycles, pairs of nonzeros, and slots taken, which are those pairs if all zeros are skipped;
+        (n, P) each.
+    """
+    groups, P = -(-len(x) // array.combine_width), x.shape[1]
+    rows = max(1, AT_ONCE // (groups * P))
+    parts = [_combine(ce[n : n + rows], x, array) for n in range(0, len(ce), rows)]
+    cycles, pairs, slots = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return cycles, pairs, slots
+
+
+def _combine(ce: Mask, x: Mask, array: EscalateArray) -> tuple[Counts, Counts, Counts]:
+    pairs = slots = match_counts(ce, x, array.combine_width)  # (G, n, P)
+    if not (array.skip_coefficients and array.skip_activations):
+        slots = match_counts(
+            ce if array.skip_coefficients else np.ones_like(ce),
+            x if array.skip_activations else np.ones_like(x),
+            array.combine_width,
+        )
+    cycles = window_cycles(slots, array.combine_width, array.window)
+    return cycles, pairs.sum(axis=0), slots.sum(axis=0)
 
 
 def coefficient_cycles(factors: Factors, array: EscalateArray) -> int:

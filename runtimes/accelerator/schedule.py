@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from runtimes.accelerator.tiles import TilePlan
 
 
@@ -67,6 +69,13 @@ def schedule(layer: str, plan: TilePlan, bytes_per_cycle: float, begin: int) -> 
 def total_cycles(plan: TilePlan, bytes_per_cycle: float) -> int:
     """From the first load of a layer to its last store."""
     return max(end for *_, end, _ in _steps(plan, bytes_per_cycle))
+
+
+def least_cycles(plan: TilePlan, bytes_per_cycle: float) -> int:
+    """No more than `total_cycles`: the array or the channel without any waiting."""
+    sizes = [*plan.loads.values(), plan.stores]
+    moving = sum(int(np.ceil(each / bytes_per_cycle).sum()) for each in sizes)
+    return max(int(plan.compute.sum()), moving)
 
 
 def _steps(plan: TilePlan, bytes_per_cycle: float) -> Iterator[Step]:

@@ -13,7 +13,7 @@ from runtimes.accelerator.arrays import EscalateArray, ScnnArray, SpartenArray, 
 from runtimes.accelerator.conservation import check
 from runtimes.accelerator.energy import event_energies, load_table
 from runtimes.accelerator.results import LayerResult, NetworkResult
-from runtimes.accelerator.schedule import schedule, total_cycles
+from runtimes.accelerator.schedule import least_cycles, schedule, total_cycles
 from runtimes.accelerator.tiles import Plans, TilePlan, bitmap_bytes, spread
 from runtimes.accelerator.workload import Layer, Workload
 
@@ -106,13 +106,20 @@ def _fastest(layer: Layer, architecture: Architecture) -> tuple[str, TilePlan]:
     if not joined:
         raise TileError(f"{architecture.name}, layer '{layer.name}': no tiling fits all groups")
 
-    def cost(way: str) -> tuple[int, int]:
-        plan = joined[way]
-        moved = sum(int(sizes.sum()) for sizes in plan.loads.values()) + int(plan.stores.sum())
-        return total_cycles(plan, architecture.bytes_per_cycle), moved
+    return _best(joined, architecture.bytes_per_cycle)
 
-    best = min(joined, key=cost)
-    return best, joined[best]
+
+def _best(plans: Plans, bytes_per_cycle: float) -> tuple[str, TilePlan]:
+    """The plan of the fewest cycles, then bytes; one that cannot win is not scheduled."""
+    bounds = {way: (least_cycles(plan, bytes_per_cycle), plan.bytes) for way, plan in plans.items()}
+    found: tuple[tuple[int, int], str] | None = None
+    for way in sorted(plans, key=bounds.__getitem__):
+        if found is None or bounds[way] < found[0]:
+            cost = total_cycles(plans[way], bytes_per_cycle), plans[way].bytes
+            if found is None or cost < found[0]:
+                found = cost, way
+    assert found is not None
+    return found[1], plans[found[1]]
 
 
 def _one_after_the_other(

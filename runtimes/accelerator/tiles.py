@@ -37,6 +37,11 @@ class TilePlan:
     adds: int = 0
     adds_skipped: int = 0
 
+    @property
+    def bytes(self) -> int:
+        """Read and written."""
+        return sum(int(sizes.sum()) for sizes in (*self.loads.values(), self.stores))
+
 
 Plans = Mapping[str, TilePlan]
 """Ways to run a layer that fit into the buffers, by a name that says how.

@@ -23,8 +23,8 @@ from toolchain.simulation_report import render
 ABLATIONS = (
     ("basis first", "stage_order", "basis-first"),
     ("no concentration", "concentration", False),
-    ("dense activations", "skip_activations", False),
-    ("dense coefficients", "skip_coefficients", False),
+    ("dense inputs", "skip_activations", False),
+    ("dense weights", "skip_coefficients", False),
     ("no balancing", "balance", "round-robin"),
 )
 

@@ -45,20 +45,25 @@ def test_integers_are_read_and_the_output_is_onnxruntime_s(bits: int, is_ternary
     np.testing.assert_array_equal(layer.residual, feeds["r"][0] != R_ZERO)
 
 
-def test_ternary_coefficients_take_fewer_cycles_and_bytes() -> None:
+def test_coefficients_cost_the_bits_of_their_operator() -> None:
     rng = np.random.default_rng(0)
     feeds = {"x": rng.integers(0, 256, (1, 64, 8, 8)).astype(np.uint8)}
     geometry = ConvGeometry(strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1))
     results = []
-    for bits in (1, 8):
+    for bits in (1, 4, 8):
         weights = random_hybrid(np.random.default_rng(1), (64, 64, 3), (3, 3), bits=bits)
         model = ir.from_proto(build_model(weights, geometry, [1, 64, 8, 8]))
-        results.append(simulate(run_network(model, feeds), load_shipped("escalate")).layers[0])
-    ternary, wide = results
-    assert ternary.adds == wide.adds  # the same positions
-    assert ternary.compute_cycles < wide.compute_cycles
-    saved = 7 * np.count_nonzero(weights.symbols) // 8 - 64 * 3  # 7 bits, without the scales
-    assert wide.dram_bytes["weight"] - ternary.dram_bytes["weight"] == pytest.approx(saved, abs=64)
+        [layer] = simulate(run_network(model, feeds), load_shipped("escalate")).layers
+        results.append(layer)
+        mask, packed = 64 * 3, bits * np.count_nonzero(weights.symbols, axis=(1, 2))
+        scales = 8 * 3 if bits < 8 else 0  # the levels, one a basis kernel
+        expected = int((-(-(mask + packed + scales) // 8)).sum()) + 3 * 9
+        assert layer.stored_weight_bytes == layer.dram_bytes["weight"] == expected
+        # Bit-serial adders take as many cycles as there are bits.
+        assert layer.counts["combine_adder", "compute"] == layer.adds * bits
+    assert len({each.adds for each in results}) == 1  # the same positions
+    cycles = [each.compute_cycles for each in results]
+    assert cycles == sorted(cycles) and cycles[0] < cycles[1] < cycles[2]
 
 
 def test_a_quantised_plain_layer_has_the_zeros_of_its_codes() -> None:

@@ -58,7 +58,7 @@ def test_the_report_compares_architectures_and_changes(
     assert run(command) == 0
     document = json.loads(capsys.readouterr().out)
     changes = [each["change"] for each in document["ablations"]]
-    expected = ["basis first", "no concentration", "dense activations", "dense coefficients"]
+    expected = ["basis first", "no concentration", "dense inputs", "dense weights"]
     assert changes == [*expected, "no balancing"]
     page = (out / "report.html").read_text()
     assert all(name in page for name in changes)
