@@ -50,15 +50,14 @@ def decomposed_work(layer: Layer, factors: Factors, architecture: Architecture) 
     first: Counts = (np.maximum(busy * wide, -(-C * M // array.scan_bits)) * alive)[:, None]
     adds = int((slots * alive).sum())
     input_bytes, output_bytes = map_bytes(layer, words)
-    held = C * M * array.intermediate_bits
     written = int(kernels @ (covered > 0).sum(axis=1)) * array.intermediate_bits
-    P = layer.positions
     counts = {
         ("multiplier", "compute"): macs,
         ("accumulator", "compute"): macs,
         ("register", "access"): 2 * macs * words.accumulator_bits,
         ("output_sram", "write"): written,
-        ("tile_buffer", "read"): adds * array.intermediate_bits + int(alive.sum()) * P * C * M,
+        ("tile_buffer", "read"): adds * array.intermediate_bits
+        + int(alive.sum()) * first[0].size * C * M,
         ("combine_adder", "compute"): adds * wide,
     }
     return Work(
@@ -66,11 +65,11 @@ def decomposed_work(layer: Layer, factors: Factors, architecture: Architecture) 
         second=np.zeros_like(first),
         counts=counts,
         macs=(macs, M * int(inside.sum()) - macs),
-        adds=(adds, K * C * M * P - adds),
+        adds=(adds, ce.size * layer.positions - adds),
         weight_bytes=factor_bytes(factors, array, words),
         input_bytes=input_bytes,
         output_bytes=output_bytes,
         shared=shared,
-        held_bits=held,
+        held_bits=C * M * array.intermediate_bits,
         held_traffic_bits=written,
     )

@@ -145,12 +145,7 @@ def _plans_of(
         fit_inputs=work.input_bytes <= buffers.input_bytes // 2,
         fit_weights=weight_bytes <= buffers.weight_bytes // 2,
     )
-    counts = Counter(work.counts)
-    channel_rounds = sum(-(-(g.stop - g.start) // way.side) for g in groups)
-    counts["input_sram", "read"] += 8 * work.input_bytes * (1 if work.held_bits else channel_rounds)
-    counts["weight_sram", "read"] += 8 * weight_bytes * times.shape[1]
-    counts["output_sram", "read"] += work.held_traffic_bits * channel_rounds
-    counts["output_sram", "write"] += layer.stored.size * words.activation_bits
+    counts = _counts(work, way, layer.stored.size * words.activation_bits, times.shape[1])
     for order, loads, pairs in orders:
         if work.held_bits and order != "positions outer":
             continue
@@ -171,6 +166,18 @@ def _plans_of(
                 stored_weight_bytes=weight_bytes,
             ),
         )
+
+
+def _counts(work: Work, way: Way, result_bits: int, tiles: int) -> Counter[tuple[str, str]]:
+    """Events, with those that depend on how work is dealt."""
+    _, groups = rounds_and_groups(work, way)
+    channel_rounds = sum(-(-(g.stop - g.start) // way.side) for g in groups)
+    counts = Counter(work.counts)
+    counts["input_sram", "read"] += 8 * work.input_bytes * (1 if work.held_bits else channel_rounds)
+    counts["weight_sram", "read"] += 8 * int(work.weight_bytes.sum()) * tiles
+    counts["output_sram", "read"] += work.held_traffic_bits * channel_rounds
+    counts["output_sram", "write"] += result_bits
+    return counts
 
 
 def tile_cycles(work: Work, size: int, depth: int) -> Counts:

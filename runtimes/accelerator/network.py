@@ -15,6 +15,7 @@ from onnx import helper
 
 from runtimes import ort
 from runtimes.accelerator.layers import read_layer
+from runtimes.accelerator.node_values import used_values
 from runtimes.accelerator.reading import ReadLayer, UnsupportedError
 from runtimes.accelerator.workload import (
     Array,
@@ -72,7 +73,7 @@ class _Run:
 
     def step(self, node: ir.Node) -> None:
         """Computes the outputs of one node."""
-        used = {value.name for value in _used(node) if value.name}
+        used = {value.name for value in used_values(node) if value.name}
         if used <= self.fixed or node.op_type in ("Shape", "Size"):
             self.fixed |= {value.name for value in node.outputs if value.name}
             self._run_host(node)
@@ -99,7 +100,7 @@ class _Run:
     def _node_model(self, node: ir.Node) -> onnx.ModelProto:
         """The node alone: computed values are inputs, stored ones are initializers."""
         inputs, initializers = [], []
-        for name in dict.fromkeys(value.name for value in _used(node) if value.name):
+        for name in dict.fromkeys(value.name for value in used_values(node) if value.name):
             if name in self.values:
                 array = self.values[name]
                 kind = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -146,35 +147,6 @@ def run_network(model: ir.Model, feeds: Mapping[str, Array]) -> Workload:
     )
     outputs = {value.name or "": run.values[value.name or ""] for value in model.graph.outputs}
     return Workload(layers=tuple(layers), host=host, outputs=outputs)
-
-
-def _used(node: ir.Node) -> Iterator[ir.Value]:
-    """Values that a node reads, those used inside its subgraphs included."""
-    own = {value for inner in _inner_nodes(node) for value in inner.outputs}
-    own |= {value for graph in _subgraphs(node) for value in graph.inputs}
-    for each in (node, *_inner_nodes(node)):
-        for value in each.inputs:
-            if value is not None and value not in own and not _is_inner_constant(node, value):
-                yield value
-
-
-def _is_inner_constant(node: ir.Node, value: ir.Value) -> bool:
-    return any(value.name in graph.initializers for graph in _subgraphs(node))
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
-
-
-def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
-    for graph in _subgraphs(node):
-        for inner in graph:
-            yield inner
-            yield from _inner_nodes(inner)
 
 
 def _chain(
@@ -243,7 +215,7 @@ def _mask(run: _Run, value: ir.Value, layer: Layer, zero_point: int = 0) -> Mask
 
 
 def _host_operation(run: _Run, node: ir.Node, reason: str) -> HostOperation:
-    values = [*_used(node), *node.outputs]
+    values = [*used_values(node), *node.outputs]
     arrays = [run.lookup(value) for value in values if value.name not in run.constants]
     name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     return HostOperation(

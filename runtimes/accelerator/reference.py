@@ -111,6 +111,19 @@ def systolic_cycles(dataflow: str, rows: int, columns: int, moving: int) -> int:
     return last
 
 
+def _requests(
+    loads: list[list[int]], stores: list[int], bytes_per_cycle: float
+) -> deque[tuple[str, int, int]]:
+    """Operation, tile and cycles of what the DRAM channel does, in order."""
+    queue: deque[tuple[str, int, int]] = deque()
+    for i in range(len(stores) + 2):
+        if i < len(stores):
+            queue.append(("load", i, sum(math.ceil(n / bytes_per_cycle) for n in loads[i])))
+        if i >= 2:
+            queue.append(("store", i - 2, math.ceil(stores[i - 2] / bytes_per_cycle)))
+    return queue
+
+
 def layer_cycles(
     loads: list[list[int]], compute: list[int], stores: list[int], bytes_per_cycle: float
 ) -> int:
@@ -122,13 +135,7 @@ def layer_cycles(
         stores: bytes of every tile.
         bytes_per_cycle: of the channel.
     """
-    tiles = len(compute)
-    queue: deque[tuple[str, int, list[int]]] = deque()
-    for i in range(tiles + 2):
-        if i < tiles:
-            queue.append(("load", i, [math.ceil(n / bytes_per_cycle) for n in loads[i]]))
-        if i >= 2:
-            queue.append(("store", i - 2, [math.ceil(stores[i - 2] / bytes_per_cycle)]))
+    queue, tiles = _requests(loads, stores, bytes_per_cycle), len(compute)
     done = {"load": 0, "store": 0, "tile": 0}
     moving: tuple[str, int] | None = None  # operation, cycles left
     computing: int | None = None  # cycles left
@@ -147,7 +154,7 @@ def layer_cycles(
                 operation, i, cycles = queue[0]
                 if done["tile"] > (i - 2 if operation == "load" else i):
                     queue.popleft()
-                    moving, moved = (operation, sum(cycles)), True
+                    moving, moved = (operation, cycles), True
             i = done["tile"]
             if computing is None and i < tiles and done["load"] > i and done["store"] > i - 2:
                 computing, moved = compute[i], True

@@ -23,14 +23,7 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
     assert isinstance(array, ScnnArray)
     x, w = layer.x != 0, layer.weight != 0
     parts, area = _parts(x, array.grid)  # (C, PE)
-    R, S = layer.kernel
-    needed = area + (R - 1) * (S - 1)
-    if needed > array.accumulators:
-        raise TileError(
-            f"{architecture.name}, layer '{layer.name}': array.accumulators is too small: "
-            f"{array.accumulators}, one channel of a processing element's part needs {needed}"
-        )
-    group = min(layer.filters, array.accumulators // needed)
+    group = group_size(layer, area, architecture)
     starts = np.arange(0, layer.filters, group)
     weights = np.add.reduceat(w.sum(axis=(2, 3)), starts, axis=0)  # (G, C)
     a, b = array.activations_per_cycle, array.weights_per_cycle
@@ -41,15 +34,6 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
     weight_bytes = run_length_bytes(w, words.weight_bits, array.run_bits)
     tiles = len(starts)
     fits = input_bytes <= architecture.buffers.input_bytes // 2
-    vectors = int(cycles.sum())
-    counts = {
-        ("input_sram", "read"): vectors * a * (words.activation_bits + array.run_bits),
-        ("weight_sram", "read"): vectors * b * (words.weight_bits + array.run_bits),
-        ("multiplier", "compute"): products,
-        ("accumulator", "compute"): products,
-        ("accumulator_sram", "access"): 2 * products * words.accumulator_bits,
-        ("output_sram", "write"): layer.stored.size * words.activation_bits,
-    }
     done = TilePlan(
         compute=cycles.max(axis=1),
         loads={
@@ -57,12 +41,50 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
             "weight": spread(weight_bytes, tiles),
         },
         stores=spread(run_length_bytes(layer.stored, words.activation_bits, array.run_bits), tiles),
-        counts=counts,
+        counts=_counts(layer, architecture, int(cycles.sum()), products),
         macs=useful,
         macs_skipped=layer.dense_macs - useful,
         stored_weight_bytes=weight_bytes,
     )
     return {"channels outer": done}
+
+
+def group_size(layer: Layer, area: int, architecture: Architecture) -> int:
+    """Output channels whose partial sums a processing element holds for its part of the plane.
+
+    Raises:
+        TileError: not even those of one.
+    """
+    array = architecture.array
+    assert isinstance(array, ScnnArray)
+    R, S = layer.kernel
+    needed = area + (R - 1) * (S - 1)
+    if needed > array.accumulators:
+        raise TileError(
+            f"{architecture.name}, layer '{layer.name}': array.accumulators is too small: "
+            f"{array.accumulators}, one channel of a processing element's part needs {needed}"
+        )
+    return min(layer.filters, array.accumulators // needed)
+
+
+def _counts(
+    layer: Layer, architecture: Architecture, vectors: int, products: int
+) -> dict[tuple[str, str], int]:
+    """Events of multiplying some vectors."""
+    array, words = architecture.array, architecture.words
+    assert isinstance(array, ScnnArray)
+    return {
+        ("input_sram", "read"): vectors
+        * array.activations_per_cycle
+        * (words.activation_bits + array.run_bits),
+        ("weight_sram", "read"): vectors
+        * array.weights_per_cycle
+        * (words.weight_bits + array.run_bits),
+        ("multiplier", "compute"): products,
+        ("accumulator", "compute"): products,
+        ("accumulator_sram", "access"): 2 * products * words.accumulator_bits,
+        ("output_sram", "write"): layer.stored.size * words.activation_bits,
+    }
 
 
 def useful_macs(layer: Layer) -> int:

@@ -3,6 +3,8 @@
 cycles(cluster, position) = Σ_chunk max(1, max over units of Σ over its filters of matches)
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from runtimes.accelerator.architecture import Architecture
@@ -25,25 +27,13 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
     share = -(-layer.positions // array.clusters)
     starts = np.arange(0, layer.positions, share)
     compute = np.add.reduceat(times, starts, axis=1).max(axis=1)  # (rounds,)
-    macs = sum(int(w.sum(axis=0, dtype=np.int64) @ x.sum(axis=1)) for w, x in chunks)
+    macs = matches(chunks)
     weights = [layer.weight[each[each >= 0]] != 0 for each in rounds]
     weight_bytes = np.array([bitmap_bytes(w, words.weight_bits) for w in weights], np.int64)
     input_bytes = bitmap_bytes(layer.x != 0, words.activation_bits)
     fits = input_bytes <= architecture.buffers.input_bytes // 2
     stored = [bitmap_bytes(layer.stored[each[each >= 0]], words.activation_bits) for each in rounds]
-    length = layer.weight[0].size
-    matched_inputs = sum(int(x.sum()) for _, x in chunks)
-    counts = {
-        ("input_sram", "read"): len(rounds)
-        * (matched_inputs * words.activation_bits + length * layer.positions),
-        ("weight_sram", "read"): 8 * int(weight_bytes.sum()) * len(starts),
-        ("unit_buffer", "access"): macs * (words.activation_bits + words.weight_bits)
-        + 2 * layer.dense_macs,
-        ("multiplier", "compute"): macs,
-        ("accumulator", "compute"): macs,
-        ("register", "access"): 2 * macs * words.accumulator_bits,
-        ("output_sram", "write"): layer.stored.size * words.activation_bits,
-    }
+    read_bytes = int(weight_bytes.sum()) * len(starts)
     done = TilePlan(
         compute=compute,
         loads={
@@ -51,12 +41,40 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
             "weight": weight_bytes,
         },
         stores=np.array(stored, np.int64),
-        counts=counts,
+        counts=_counts(layer, architecture, len(rounds), read_bytes, chunks),
         macs=macs,
         macs_skipped=layer.dense_macs - macs,
         stored_weight_bytes=int(weight_bytes.sum()),
     )
     return {"channels outer": done}
+
+
+def matches(chunks: Sequence[tuple[Mask, Mask]]) -> int:
+    """Pairs of nonzeros."""
+    return sum(int(w.sum(axis=0, dtype=np.int64) @ x.sum(axis=1)) for w, x in chunks)
+
+
+def _counts(
+    layer: Layer,
+    architecture: Architecture,
+    rounds: int,
+    weight_bytes: int,
+    chunks: Sequence[tuple[Mask, Mask]],
+) -> dict[tuple[str, str], int]:
+    """Events, where every cluster reads all weights, `weight_bytes` together."""
+    words, macs, length = architecture.words, matches(chunks), layer.weight[0].size
+    inputs = sum(int(x.sum()) for _, x in chunks)
+    return {
+        ("input_sram", "read"): rounds
+        * (inputs * words.activation_bits + length * layer.positions),
+        ("weight_sram", "read"): 8 * weight_bytes,
+        ("unit_buffer", "access"): macs * (words.activation_bits + words.weight_bits)
+        + 2 * layer.dense_macs,
+        ("multiplier", "compute"): macs,
+        ("accumulator", "compute"): macs,
+        ("register", "access"): 2 * macs * words.accumulator_bits,
+        ("output_sram", "write"): layer.stored.size * words.activation_bits,
+    }
 
 
 def units_of(weight: Mask, filters_per_unit: int) -> Array:

@@ -13,8 +13,13 @@ from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import Workload
 from toolchain.commands.options import MODEL, POSITIVE, dim_option, json_option, seed_option
-from toolchain.commands.simulate_output import print_results, to_document, write_files
-from toolchain.commands.simulate_sweep import print_sweep, sweep
+from toolchain.commands.simulate_output import (
+    print_results,
+    print_sweep,
+    to_document,
+    write_files,
+)
+from toolchain.commands.simulate_sweep import sweep
 from toolchain.commands.simulation import Sample, open_architectures, open_sample, run_sample
 from toolchain.console import format_bytes, print_json, say
 from toolchain.errors import UsageError

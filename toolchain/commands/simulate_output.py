@@ -1,6 +1,7 @@
-"""What `optc simulate` says: JSON, the files of every architecture, and tables for people."""
+"""What `optc simulate` says: JSON, files of every architecture, and tables for people."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from runtimes.accelerator.workload import Workload
 from runtimes.accelerator.writers import write_all
 from runtimes.accelerator.writers.layer_traces import write_layer_traces
 from toolchain.commands.options import OpenedModel
+from toolchain.commands.sweep_journal import Entry
 from toolchain.console import format_bytes, format_count, note, print_table, say
 from toolchain.environment import environment
 from toolchain.errors import UsageError
@@ -149,3 +151,39 @@ def _print_layers(result: NetworkResult) -> None:
     headers = ("layer", "compute", "cycles", "MACs", "adds", "DRAM", "energy µJ", "multipliers")
     print_table(headers, rows)
     say()
+
+
+def print_sweep(document: Mapping[str, Any]) -> None:
+    """The table of all points; a star marks the front of latency and energy."""
+    entries, front = document["points"], document["front"]["energy_pj"]
+    names = list(document["parameters"])
+    rows = [
+        [
+            entry["model"],
+            entry["architecture"],
+            *(str(entry["settings"][name]) for name in names),
+            format_count(entry["cycles"]),
+            f"{1e3 * entry['seconds']:.3g}",
+            f"{entry['energy_pj'] / 1e6:.3g}",
+            format_bytes(entry["dram_bytes"]),
+            format_count(entry["multipliers"]),
+            format_bytes(entry["sram_bytes"]),
+            f"{entry['area_mm2']:.2f}",
+            "*" if index in front else "",
+        ]
+        for index, entry in enumerate(entries)
+        if "refused" not in entry
+    ]
+    costs = ("cycles", "ms", "energy µJ", "DRAM", "multipliers", "SRAM", "area mm²", "front")
+    print_table(("model", "architecture", *names, *costs), rows, text=(0, 1))
+    for entry in entries:
+        if "refused" in entry:
+            note(f"refused: {describe(entry)}: {entry['refused']}")
+    worst = max(entry["functional_error"] for entry in entries if "refused" not in entry)
+    say(f"simulated outputs against onnxruntime: relative error at most {worst:.2g}")
+
+
+def describe(entry: Entry) -> str:
+    """A point in one line."""
+    settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
+    return f"{entry['model']} on {entry['architecture']}, {settings}"

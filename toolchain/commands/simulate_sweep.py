@@ -23,7 +23,7 @@ from runtimes.accelerator.sweep import (
 from runtimes.accelerator.workload import Workload
 from toolchain.commands.simulation import Sample, run_sample
 from toolchain.commands.sweep_journal import Entry, append, read_journal, write_text
-from toolchain.console import format_bytes, format_count, note, print_table, progress, say
+from toolchain.console import progress, say
 from toolchain.environment import environment, package_version
 from toolchain.errors import UsageError
 from toolchain.recipe import read_document
@@ -85,42 +85,6 @@ def sweep(
     if out is not None:
         write_text(out / REPORT, render(str(file), entries, document["front"]))
     return document
-
-
-def print_sweep(document: Mapping[str, Any]) -> None:
-    """The table of all points; a star marks the front of latency and energy."""
-    entries, front = document["points"], document["front"]["energy_pj"]
-    names = list(document["parameters"])
-    rows = [
-        [
-            entry["model"],
-            entry["architecture"],
-            *(str(entry["settings"][name]) for name in names),
-            format_count(entry["cycles"]),
-            f"{1e3 * entry['seconds']:.3g}",
-            f"{entry['energy_pj'] / 1e6:.3g}",
-            format_bytes(entry["dram_bytes"]),
-            format_count(entry["multipliers"]),
-            format_bytes(entry["sram_bytes"]),
-            f"{entry['area_mm2']:.2f}",
-            "*" if index in front else "",
-        ]
-        for index, entry in enumerate(entries)
-        if "refused" not in entry
-    ]
-    costs = ("cycles", "ms", "energy µJ", "DRAM", "multipliers", "SRAM", "area mm²", "front")
-    print_table(("model", "architecture", *names, *costs), rows, text=(0, 1))
-    for entry in entries:
-        if "refused" in entry:
-            note(f"refused: {describe(entry)}: {entry['refused']}")
-    worst = max(entry["functional_error"] for entry in entries if "refused" not in entry)
-    say(f"simulated outputs against onnxruntime: relative error at most {worst:.2g}")
-
-
-def describe(entry: Entry) -> str:
-    """A point in one line."""
-    settings = ", ".join(f"{name}={value}" for name, value in entry["settings"].items())
-    return f"{entry['model']} on {entry['architecture']}, {settings}"
 
 
 def _points(
