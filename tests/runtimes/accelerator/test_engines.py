@@ -1,6 +1,7 @@
 """Whole layers: arithmetic, conservation, tables and traces."""
 
 import dataclasses
+import importlib
 import itertools
 import json
 import re
@@ -154,6 +155,37 @@ def test_timeline_slices_do_not_overlap(written: tuple[NetworkResult, dict[str, 
     for tid in {event["tid"] for event in slices}:
         own = sorted((e["ts"], e["ts"] + e["dur"]) for e in slices if e["tid"] == tid)
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(own))
+
+
+SLICE = {"ph": str, "pid": int, "tid": int, "name": str, "cat": str, "ts": int, "dur": int}
+META = {"ph": str, "pid": int, "tid": int, "name": str}
+
+
+def test_timelines_have_the_form_that_perfetto_reads(
+    written: tuple[NetworkResult, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trace event format: complete events with whole times, and names of threads."""
+    result, files = written
+    module = importlib.import_module("runtimes.accelerator.writers.timeline")
+    monkeypatch.setattr(module, "LIMIT", 3)
+    for text in (files["timeline.json"], module.timeline(result)):  # of tiles, and of layers
+        document = json.loads(text)
+        assert set(document) == {"traceEvents", "displayTimeUnit", "otherData"}
+        assert document["displayTimeUnit"] == "ns"
+        named = set()
+        for event in document["traceEvents"]:
+            assert event["ph"] in ("X", "M")
+            for key, kind in (SLICE if event["ph"] == "X" else META).items():
+                assert type(event[key]) is kind
+            assert isinstance(event["args"], dict)
+            if event["ph"] == "M":
+                assert event["name"] == "thread_name" and isinstance(event["args"]["name"], str)
+                named.add(event["tid"])
+            else:
+                assert event["ts"] >= 0 and event["dur"] > 0 and event["tid"] in named
+        slices = [event for event in document["traceEvents"] if event["ph"] == "X"]
+        assert max(each["ts"] + each["dur"] for each in slices) == result.cycles
+    assert len(slices) == len(result.layers)
 
 
 def test_values_of_one_magnitude_are_ternary() -> None:

@@ -27,7 +27,9 @@ def test_a_model_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert document["functional_error"] < 1e-6
     [result] = document["architectures"]
     assert [layer["layer"] for layer in result["layers"]] == ["conv", "fc"]
-    assert [each["op_type"] for each in document["host"]] == ["GlobalAveragePool"]
+    [pool] = document["host"]
+    assert (pool["op_type"], pool["reason"]) == ("GlobalAveragePool", "no unit for this operator")
+    assert result["host_cycles"] == -(-pool["elements"] // 16)
     assert "no data given: random inputs, seed 0" in captured.err
 
 
@@ -120,10 +122,33 @@ def test_an_architecture_file_takes_the_place_of_the_default(
     assert run(["simulate", str(path), "--arch-file", str(own), "--json"]) == 0
     [result] = json.loads(capsys.readouterr().out)["architectures"]
     assert (result["name"], result["parameters"]["array.height"]["value"]) == ("mine", 8)
-    data["dram"]["bytes_per_second"] = 0
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("dram", "bytes_per_second", 0, "dram.bytes_per_second is 0, expected a positive number"),
+        ("array", "heigth", 8, "array: unknown key 'heigth', did you mean 'height'?"),
+        ("buffers", "weight_bytes", 64, "buffers.weight_bytes is too small: half of it, 32 bytes,"),
+    ],
+)
+def test_bad_architecture_files_are_refused_in_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
+    key: str,
+    value: int,
+    message: str,
+) -> None:
+    data = yaml.safe_load(Path("runtimes/accelerator/architectures/dense-ws.yaml").read_text())
+    data[part][key] = value
+    own, path = tmp_path / "own.yaml", save(classifier(), tmp_path / "m.onnx")
     own.write_text(yaml.safe_dump(data))
-    assert run(["simulate", str(path), "--arch-file", str(own)]) == 2
-    assert "expected a positive number" in capsys.readouterr().err
+    command = ["simulate", str(path), "--arch-file", str(own), "--out", str(tmp_path / "out")]
+    assert run(command) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"optc: error: {own}: ") and message in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_samples_at_once_are_refused(
