@@ -164,6 +164,7 @@ def _plans_of(
                 adds=work.adds[0],
                 adds_skipped=work.adds[1],
                 stored_weight_bytes=weight_bytes,
+                stored_input_bytes=work.input_bytes,
             ),
         )
 

@@ -23,6 +23,7 @@ class LayerResult:
         adds_skipped: those that zeros saved.
         dram_bytes: read and written, by tensor.
         stored_weight_bytes: of the weights as they are stored, each once.
+        regions: bytes of every tensor in DRAM, each once however often it is read.
         energy_pj: by component.
         counts: bits moved or operations, by component and action.
         utilisation: share of multipliers times cycles that did a multiplication.
@@ -39,6 +40,7 @@ class LayerResult:
     adds_skipped: int
     dram_bytes: Mapping[str, int]
     stored_weight_bytes: int
+    regions: Mapping[str, int]
     energy_pj: Mapping[str, float]
     counts: Mapping[tuple[str, str], int]
     utilisation: float

@@ -55,7 +55,8 @@ def schedule(layer: str, plan: TilePlan, bytes_per_cycle: float, begin: int) -> 
         bytes_per_cycle: of the DRAM.
         begin: cycle at which the layer starts.
     """
-    offsets = dict.fromkeys([*plan.loads, "output"], 0)
+    regions = plan.regions
+    offsets = dict.fromkeys(regions, 0)
     for tile, op, tensor, start, end, nbytes in _steps(plan, bytes_per_cycle):
         yield Record(
             layer=layer, tile=tile, start=begin + start, end=begin + end,
@@ -63,7 +64,7 @@ def schedule(layer: str, plan: TilePlan, bytes_per_cycle: float, begin: int) -> 
             tensor=tensor, offset=offsets.get(tensor, 0), nbytes=nbytes,
         )  # fmt: skip
         if tensor:
-            offsets[tensor] += nbytes
+            offsets[tensor] = (offsets[tensor] + nbytes) % regions[tensor]
 
 
 def total_cycles(plan: TilePlan, bytes_per_cycle: float) -> int:

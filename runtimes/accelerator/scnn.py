@@ -45,6 +45,7 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
         macs=useful,
         macs_skipped=layer.dense_macs - useful,
         stored_weight_bytes=weight_bytes,
+        stored_input_bytes=input_bytes,
     )
     return {"channels outer": done}
 

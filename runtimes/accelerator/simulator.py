@@ -71,6 +71,7 @@ def _simulate_layer(
         adds_skipped=plan.adds_skipped,
         dram_bytes={**loads, "output": stores},
         stored_weight_bytes=plan.stored_weight_bytes,
+        regions=plan.regions,
         energy_pj=_energy(counts, energies),
         counts={key: count for key, count in counts.items() if count},
         utilisation=done / max(compute * architecture.array.multipliers, 1),
@@ -145,6 +146,7 @@ def _one_after_the_other(
         adds=sum(plan.adds for plan in plans),
         adds_skipped=sum(plan.adds_skipped for plan in plans),
         stored_weight_bytes=sum(plan.stored_weight_bytes for plan in plans),
+        stored_input_bytes=sum(plan.stored_input_bytes for plan in plans),
     )
 
 

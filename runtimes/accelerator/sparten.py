@@ -45,6 +45,7 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
         macs=macs,
         macs_skipped=layer.dense_macs - macs,
         stored_weight_bytes=int(weight_bytes.sum()),
+        stored_input_bytes=input_bytes,
     )
     return {"channels outer": done}
 

@@ -50,6 +50,7 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
         counts=_counts(array.dataflow, words, (M, N, K), (rows, columns)),
         macs=M * N * K,
         stored_weight_bytes=-(-layer.weight.size * words.weight_bits // 8),
+        stored_input_bytes=-(-layer.x.size * words.activation_bits // 8),
     )
     traffic = _in_place if array.dataflow == "os" else _partial_sums
     return {

@@ -22,6 +22,7 @@ class TilePlan:
         counts: bits moved or operations done, by component and action.
         macs: multiply-accumulates done that count for a result.
         stored_weight_bytes: of the weights as they are stored, each once.
+        stored_input_bytes: likewise of the activations that are read.
         macs_skipped: those that zeros saved.
         adds: channel-combining additions done.
         adds_skipped: those that zeros saved.
@@ -33,9 +34,17 @@ class TilePlan:
     counts: Mapping[tuple[str, str], int]
     macs: int
     stored_weight_bytes: int
+    stored_input_bytes: int
     macs_skipped: int = 0
     adds: int = 0
     adds_skipped: int = 0
+
+    @property
+    def regions(self) -> dict[str, int]:
+        """Bytes of every tensor in DRAM, each once however often it is read."""
+        totals = {tensor: int(sizes.sum()) for tensor, sizes in self.loads.items()}
+        once = {"input": self.stored_input_bytes, "weight": self.stored_weight_bytes}
+        return {**totals, **once, "output": int(self.stores.sum())}
 
     @property
     def bytes(self) -> int:

@@ -30,7 +30,7 @@ def bursts(result: NetworkResult) -> Iterator[Burst]:
     size, base = result.architecture.dram.burst_bytes, 0
     for each in result.layers:
         regions = {}
-        for tensor, nbytes in each.dram_bytes.items():
+        for tensor, nbytes in each.regions.items():
             regions[tensor] = (base, max(-(-nbytes // size), 1))
             base += regions[tensor][1] * size
         transfers = [record for record in each.records if record.unit == "dram"]

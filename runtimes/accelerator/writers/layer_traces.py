@@ -64,12 +64,13 @@ def dram_trace(each: LayerResult, result: NetworkResult, tensor: str) -> Iterato
     bits = words.weight_bits if tensor == "weight" else words.activation_bits
     width = max(1, int(8 * result.architecture.bytes_per_cycle / bits))
     begin, base = first_tile(each), OFFSETS[TENSORS[tensor]]
+    size = -(-8 * each.regions[tensor] // bits)
     for record in each.records:
         if record.tensor == tensor:
             first, last = (8 * n // bits for n in (record.offset, record.offset + record.nbytes))
             for line, word in enumerate(range(first, last, width)):
                 cycle = min(record.start + line, record.end - 1) - begin
-                part = range(base + word, base + min(word + width, last))
+                part = (base + n % size for n in range(word, min(word + width, last)))
                 yield f"{cycle},{','.join(map(str, part))}\n"
 
 

@@ -198,6 +198,7 @@ def test_waiting_for_memory_is_cycle_exact(seed: int) -> None:
         counts={},
         macs=0,
         stored_weight_bytes=0,
+        stored_input_bytes=0,
     )
     expected = reference.layer_cycles(loads.tolist(), compute.tolist(), stores.tolist(), bandwidth)
     assert total_cycles(plan, bandwidth) == expected

@@ -16,6 +16,7 @@ from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import Factors, Layer, Workload
 from runtimes.accelerator.writers import FILES
+from runtimes.accelerator.writers.dram import bursts
 from runtimes.operators.decomposed_conv import ConvGeometry
 from tests.runtimes.accelerator.random_layers import random_layer
 
@@ -145,6 +146,20 @@ def test_dram_traces_move_all_bytes_in_order(
     simple = [line.split(" ") for line in files["dram.ramulator2.trace"].splitlines()]
     assert [line[1] for line in simple] == [line[0] for line in lines]
     assert {line[0] for line in simple} == {"LD", "ST"}
+
+
+def test_what_is_read_again_has_the_same_addresses() -> None:
+    layers = [random_layer(s, decomposed=False) for s in range(20)]
+    small = {"array.height": 2, "array.width": 2, "buffers.input_bytes": 16}
+    result = network(layers, "dense-ws", **small, **{"dram.burst_bytes": 1})
+    assert any(each.dram_bytes["input"] > each.regions["input"] for each in result.layers)
+    reads = {burst.address for burst in bursts(result)}
+    expected = sum(sum(each.regions.values()) for each in result.layers)
+    empty = sum(nbytes == 0 for each in result.layers for nbytes in each.regions.values())
+    assert len(reads) == expected and max(reads) < expected + empty
+    for each in result.layers:
+        passes = each.dram_bytes["input"] / each.regions["input"]
+        assert passes == int(passes)
 
 
 def test_timeline_slices_do_not_overlap(written: tuple[NetworkResult, dict[str, str]]) -> None:
