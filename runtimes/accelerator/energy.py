@@ -50,7 +50,9 @@ def load_table(name: str) -> EnergyTable:
     """
     file = resources.files(_FOLDER).joinpath(f"{name}.yaml")
     if not file.is_file():
-        raise ArchitectureError(f"unknown energy table '{name}' (known: horowitz-45nm)")
+        files = sorted(each.name for each in resources.files(_FOLDER).iterdir())
+        known = ", ".join(each.removesuffix(".yaml") for each in files if each.endswith(".yaml"))
+        raise ArchitectureError(f"unknown energy table '{name}' (known: {known})")
     return EnergyTable(**yaml.safe_load(file.read_text(encoding="utf-8")))
 
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from runtimes.accelerator import energy
 from runtimes.accelerator.architecture import ArchitectureError
 from runtimes.accelerator.architecture_file import load_shipped, override, shipped_names
 from runtimes.accelerator.area import areas_mm2, load_table
+from runtimes.accelerator.energy import event_energies
 
 TABLE = load_table("cacti7-aladdin-45nm")
 
@@ -16,6 +18,18 @@ def test_memories_grow_with_their_size() -> None:
     assert areas[-1] == pytest.approx(4 * areas[-2])
     per_bit = np.array(areas) / np.array(sizes) / 8
     assert np.all((per_bit > 0.4) & (per_bit < 0.8))  # a 6T cell and what is around it at 45 nm
+
+
+def test_energy_tables_agree_within_a_factor_of_three() -> None:
+    architecture = load_shipped("escalate")
+    ours, other = (
+        event_energies(architecture, energy.load_table(name))
+        for name in ("horowitz-45nm", "cacti7-45nm")
+    )
+    assert set(ours) == set(other)
+    for component, value in ours.items():
+        assert 1 / 3 < other[component] / value < 3, component
+    assert ours["dram"] / other["dram"] == pytest.approx(1300 / 512)
 
 
 def test_logic_is_scaled_from_its_own_node() -> None:
