@@ -13,9 +13,9 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from passes.budget import share_of_layers
+from passes.budget import UNKNOWN, model_amount, share_of_layers
 from passes.conv import ConvLayer, UnsupportedConvError, read_conv, replace_node
-from passes.cost import layer_costs, layer_name, model_cost, with_sample_shapes
+from passes.cost import layer_costs, layer_name, with_sample_shapes
 from passes.framework import CompressionPass, ConfigError, Plan, PlanError
 from passes.fuse import FusePass
 from passes.mathematics.allocation import BudgetError
@@ -171,17 +171,13 @@ def _of_layers(request: Request, model: ir.Model, layers: list[ConvLayer]) -> Re
     if not request.has_budget:
         return request
     key: Literal["params", "macs"] = "macs" if request.macs is not None else "params"
-    whole, share = model_cost(model), getattr(request, key)
-    total = whole.parameters if key == "params" else whole.macs
+    total, share = model_amount(model, key), getattr(request, key)
     sizes = [
         layer.weight.size * (1 if key == "params" else layer.output_positions or 0)
         for layer in layers
     ]
-    if total is None or 0 in sizes:
-        raise ConfigError(
-            "a budget of MACs needs known shapes; export the model with fixed sizes apart from "
-            "the batch, or give params"
-        )
+    if 0 in sizes:
+        raise ConfigError(UNKNOWN)
     left = share_of_layers(key, share, total, sum(sizes))
     return replace(request, macs=left) if key == "macs" else replace(request, params=left)
 

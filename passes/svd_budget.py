@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from passes import split as splits
-from passes.budget import share_of_layers
-from passes.cost import model_cost
+from passes.budget import UNKNOWN, model_amount, share_of_layers
 from passes.framework import ConfigError
 from passes.layerwise import LayerTimer
 from passes.linear import LinearLayer
@@ -64,10 +63,7 @@ def _choices(layer: LinearLayer, analysis: Analysis, key: str) -> list[Choice]:
     ]
     own = analysis.milliseconds if key == "latency" else _amount(layer, None, key)
     if own is None:
-        raise ConfigError(
-            f"a budget of {key} needs known shapes; export the model with fixed sizes apart from "
-            "the batch, or give params"
-        )
+        raise ConfigError(UNKNOWN)
     return [*options, Choice(cost=float(own), damage=0.0)]
 
 
@@ -88,14 +84,7 @@ def _whole(model: ir.Model, key: str, timer: LayerTimer | None) -> float:
     if key == "latency":
         assert timer is not None
         return timer({WHOLE_MODEL: model})[WHOLE_MODEL]
-    cost = model_cost(model)
-    amount = cost.macs if key == "macs" else cost.parameters
-    if amount is None:
-        raise ConfigError(
-            "a budget of MACs needs known shapes; export the model with fixed sizes apart from "
-            "the batch, or give params"
-        )
-    return float(amount)
+    return float(model_amount(model, "macs" if key == "macs" else "params"))
 
 
 def _of_rule(layer: LinearLayer, analysis: Analysis, config: SvdConfig) -> Option | None:

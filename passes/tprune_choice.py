@@ -1,7 +1,7 @@
 """Which lines the pass `tprune` removes: the weakest first, until a budget is met."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from passes.channels.groups import Group, channel_groups
 from passes.channels.layout import Ids, Mask
 from passes.channels.liveness import kept_channels
 from passes.framework import ConfigError
+from passes.tprune_budget import Budget, mac_budget, parameter_budget
 from passes.tprune_config import DEFAULT_PARAMS, TpruneConfig
 
 Scores = NDArray[np.float64]
@@ -25,12 +26,12 @@ class Chunk:
     Attributes:
         roots: of their classes.
         damage: summed score.
-        parameters: weights that have them.
+        units: how many.
     """
 
     roots: Ids
     damage: float
-    parameters: int
+    units: int
 
 
 def choose_channels(
@@ -45,23 +46,20 @@ def choose_channels(
         config: what may go, and how much.
 
     Raises:
-        ConfigError: the share of parameters cannot be reached.
+        ConfigError: the budget cannot be reached, or what it counts is unknown.
     """
     groups = [g for g in channel_groups(graph, scores) if _is_candidate(g, model, config)]
-    sizes = _weight_sizes(graph)
-    queues = [_chunks(group, scores, sizes, config) for group in groups]
+    queues = [_chunks(group, scores, config) for group in groups]
     if config.density is not None or config.threshold is not None:
         taken = [chunk for queue in queues for chunk in queue]
         return _kept_without(graph, taken, scores)
-    total = sum(
-        v.const_value.size
-        for v in model.graph.initializers.values()
-        if v.const_value is not None and v.const_value.dtype.is_floating_point()
-    )
-    share = DEFAULT_PARAMS if config.params is None else config.params
-    fixed = total - _count(graph, np.ones(len(graph.roots()), bool))
-    what = f"params={share:g}"
-    return _first_within(graph, _in_order(queues), scores, share * total - fixed, what, total)
+    if config.macs is not None:
+        budget = mac_budget(model, graph, config.macs)
+    else:
+        share = DEFAULT_PARAMS if config.params is None else config.params
+        budget = parameter_budget(model, graph, share)
+    prices = [budget.saved(_without(graph, [group.units[0]])) for group in groups]
+    return _first_within(graph, _in_order(queues, prices), scores, budget)
 
 
 def _is_candidate(group: Group, model: ir.Model, config: TpruneConfig) -> bool:
@@ -78,9 +76,7 @@ def _is_candidate(group: Group, model: ir.Model, config: TpruneConfig) -> bool:
     return bool(config.embeddings or not looked_up)
 
 
-def _chunks(
-    group: Group, scores: Scores, sizes: Mapping[tuple[str, int], int], config: TpruneConfig
-) -> list[Chunk]:
+def _chunks(group: Group, scores: Scores, config: TpruneConfig) -> list[Chunk]:
     """What may be removed of a group, weakest first, in steps that keep widths multiples."""
     damages = [float(scores[unit].sum()) for unit in group.units]
     order = np.argsort(damages, kind="stable")
@@ -99,7 +95,6 @@ def _chunks(
     bounds = sorted(n for n in bounds if n and (count - n) % step == 0)
     if config.density is not None or config.threshold is not None:
         bounds = bounds[-1:]
-    unit = sum(n * sizes[name, axis] for name, axis, n in group.members)
     chunks, start = [], 0
     for end in bounds:
         picked = order[start:end]
@@ -107,31 +102,31 @@ def _chunks(
             Chunk(
                 roots=np.concatenate([group.units[i] for i in picked]),
                 damage=sum(damages[i] for i in picked),
-                parameters=unit * len(picked),
+                units=len(picked),
             )
         )
         start = end
     return chunks
 
 
-def _in_order(queues: Sequence[Sequence[Chunk]]) -> list[Chunk]:
-    """All chunks by damage per parameter; those of one group stay in their order."""
+def _in_order(queues: Sequence[Sequence[Chunk]], prices: Sequence[float]) -> list[Chunk]:
+    """All chunks by damage for what they save; those of one group stay in their order.
+
+    Args:
+        queues: chunks of each group.
+        prices: what a unit of the group saves.
+    """
     steps = []
-    for number, queue in enumerate(queues):
+    for number, (queue, price) in enumerate(zip(queues, prices, strict=True)):
         worst = 0.0
         for place, chunk in enumerate(queue):
-            worst = max(worst, chunk.damage / max(chunk.parameters, 1))
+            worst = max(worst, chunk.damage / max(chunk.units * price, 1))
             steps.append((worst, number, place, chunk))
     return [chunk for *_, chunk in sorted(steps, key=lambda step: step[:3])]
 
 
 def _first_within(
-    graph: ChannelGraph,
-    steps: Sequence[Chunk],
-    scores: Scores,
-    budget: float,
-    what: str,
-    total: int,
+    graph: ChannelGraph, steps: Sequence[Chunk], scores: Scores, budget: Budget
 ) -> Mask:
     """The fewest steps that come within the budget.
 
@@ -139,16 +134,17 @@ def _first_within(
         ConfigError: all of them together do not.
     """
     low, high = 0, len(steps)
-    least = _count(graph, _kept_without(graph, steps, scores))
-    if least > budget:
-        rest = (least - budget) / total
+    excess = budget.excess(_kept_without(graph, steps, scores))
+    if excess > 0:
+        what = "MACs" if budget.key == "macs" else "parameters"
         raise ConfigError(
-            f"{what} cannot be reached: {rest:.3f} of the model's parameters too many are left "
-            "when every group is cut to its floor; raise it, or lower floor or multiple"
+            f"{budget.key}={budget.share:g} cannot be reached: {excess:.3f} of the model's {what} "
+            "too many are left when every group is cut to its floor; raise it, or lower floor or "
+            "multiple"
         )
     while low < high:
         middle = (low + high) // 2
-        if _count(graph, _kept_without(graph, steps[:middle], scores)) <= budget:
+        if budget.excess(_kept_without(graph, steps[:middle], scores)) <= 0:
             high = middle
         else:
             low = middle + 1
@@ -156,34 +152,22 @@ def _first_within(
 
 
 def _kept_without(graph: ChannelGraph, chunks: Sequence[Chunk], scores: Scores) -> Mask:
-    """What is kept when chunks are removed, (ids in all,)."""
+    """What is kept when chunks are removed, (ids in all,): rectangular, and all that is frozen."""
+    left = _without(graph, [chunk.roots for chunk in chunks])
+    left |= np.isin(graph.roots(), list(graph.frozen()))
+    return kept_channels(graph, left, order=scores)
+
+
+def _without(graph: ChannelGraph, removed: Sequence[Ids]) -> Mask:
+    """What is left without classes, and without what they are parts of, (ids in all,)."""
     roots = graph.roots()
     kept = np.ones(len(roots), bool)
-    for chunk in chunks:
-        kept[chunk.roots] = False
+    for classes in removed:
+        kept[classes] = False
     before = -1
     while before != kept.sum():  # a part may itself be made of parts
         before = kept.sum()
         for product in graph.products:
             gone = ~np.all([kept[roots[part]] for part in product.parts], axis=0)
             kept[roots[product.whole[gone]]] = False
-    kept[list(graph.frozen())] = True
-    return kept_channels(graph, kept[roots], order=scores)
-
-
-def _weight_sizes(graph: ChannelGraph) -> dict[tuple[str, int], int]:
-    """Elements of one line along each labelled axis of the initializers."""
-    return {
-        (value.name or "", axis): value.const_value.size // max(len(ids), 1)
-        for (value, axis), ids in graph.slices.items()
-        if value.const_value is not None
-    }
-
-
-def _count(graph: ChannelGraph, kept: Mask) -> int:
-    """Elements of all initializers with labelled axes when only `kept` (ids in all,) stay."""
-    shares: dict[ir.Value, float] = {}
-    for (value, _), ids in graph.slices.items():
-        assert value.const_value is not None
-        shares[value] = shares.get(value, float(value.const_value.size)) * float(kept[ids].mean())
-    return round(sum(shares.values()))
+    return kept[roots]

@@ -21,6 +21,9 @@ class TpruneConfig:
         f"budget: share of the model's parameters that may be left; {DEFAULT_PARAMS:g} if nothing "
         "else is asked for",
     )
+    macs: float | None = _option(
+        None, "instead: share of the multiply-accumulates that may be left; needs known shapes"
+    )
     density: float | None = _option(None, "instead: share of the lines kept in every group")
     threshold: float | None = _option(
         None, "instead: remove lines below this share of their group's mean energy"
@@ -42,7 +45,7 @@ class TpruneConfig:
         Raises:
             ConfigError: an option makes no sense, alone or with the others.
         """
-        for name in ("params", "density"):
+        for name in ("params", "macs", "density"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ConfigError(f"{name} is {value:g}, expected a share above 0 and up to 1")
@@ -52,6 +55,8 @@ class TpruneConfig:
             raise ConfigError(f"floor is {self.floor:g}, expected a share below 1")
         if self.multiple < 1:
             raise ConfigError(f"multiple is {self.multiple}, expected 1 or more")
-        given = [n for n in ("params", "density", "threshold") if getattr(self, n) is not None]
+        given = [
+            n for n in ("params", "macs", "density", "threshold") if getattr(self, n) is not None
+        ]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} cannot be given together")

@@ -8,10 +8,12 @@ import pytest
 
 from passes.channels.groups import channel_groups, prunable
 from passes.channels.plans import planned_channels, read_settings
+from passes.cost import model_cost
 from passes.framework import ConfigError, Context, Plan, PlanError
 from passes.tprune import TprunePass, mask_lines
+from passes.tprune_budget import mac_budget
 from passes.tprune_config import TpruneConfig
-from tests.passes.channel_models import Net, check, difference, run, session
+from tests.passes.channel_models import Net, check, difference, run, session, widths
 from toolchain.layerwise import ArrayCalibration
 
 WIDTH, HEADS = 16, 2
@@ -284,10 +286,51 @@ def test_budgets_out_of_reach_are_an_error():
         TprunePass(TpruneConfig(params=0.01)).analyse(single(feed))
 
 
+@pytest.mark.parametrize("block", ["attention", "packed", "rotary", "gated", "tokens"])
+@pytest.mark.parametrize("share", [0.8, 0.55])
+def test_a_budget_of_macs_is_met_and_predicted(block, share):
+    model = single(BLOCKS[block])
+    config = TpruneConfig(macs=share, multiple=1)
+    plan = TprunePass(config).analyse(model)
+    settings = {layer.layer: read_settings(layer, "tprune") for layer in plan.applied}
+    graph = prunable(model)
+    budget = mac_budget(model, graph, share)
+    saved = budget.saved(planned_channels(graph, settings, "tprune"))
+    TprunePass(config).apply(model, plan)
+    left = model_cost(model).macs
+    assert left == pytest.approx(budget.total - saved)
+    assert share - 0.25 < left / budget.total <= share
+
+
+def test_budgets_buy_what_they_count():
+    """Channels of large maps cost work, those of small ones parameters."""
+    net = Net(5)
+    x = net.op("Relu", net.conv(net.input("N", 3, 32, 32), 3, 32, "a"))
+    x = net.op("Relu", net.op("MaxPool", net.conv(x, 32, 32, "b"), kernel_shape=[8, 8]))
+    model = net.model(net.conv(net.op("Relu", net.conv(x, 32, 128, "c")), 128, 8, "d"))
+    left = {}
+    for key in ("params", "macs"):
+        pruned = model.clone()
+        TprunePass(TpruneConfig(**{key: 0.6}, multiple=1))(pruned)
+        left[key] = widths(pruned)
+    assert left["macs"]["b"] < left["params"]["b"]
+    assert left["macs"]["c"] > left["params"]["c"]
+
+
+def test_a_budget_of_macs_needs_sizes():
+    net = Net(6)
+    x = net.op("Relu", linear(net, net.input("N", "T", 6), 6, 12, "a"))
+    model = net.model(linear(net, x, 12, 4, "b"))
+    with pytest.raises(ConfigError, match="needs known shapes"):
+        TprunePass(TpruneConfig(macs=0.5)).analyse(model)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"params": 0.0},
+        {"macs": 1.5},
+        {"macs": 0.5, "params": 0.5},
         {"density": 1.5},
         {"threshold": 1.0},
         {"floor": 1.0},
