@@ -25,7 +25,8 @@ from passes.mathematics.lowrank import (
 from passes.mathematics.moments import Moments, moments, pooled, weight_moments
 from passes.rows import draw_rows, samples_at
 from passes.split import Factors, Split, store
-from passes.svd_plan import RIDGE, ROWS, dense, own_bias, uses_in_order, visit
+from passes.svd_plan import RIDGE, ROWS, visit
+from passes.uses import dense, own_bias, uses_in_order
 from runtimes.external_data import spill
 
 Array = NDArray[np.float64]

@@ -14,7 +14,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes import split as splits
-from passes.cost import layer_name
 from passes.framework import Context
 from passes.layerwise import LayerwiseWalk
 from passes.linear import LinearLayer, LinearUse
@@ -26,6 +25,7 @@ from passes.sensitivity import Sensitivity
 from passes.split import Form, Split
 from passes.svd_config import SvdConfig
 from passes.svd_timing import SplitTimes
+from passes.uses import dense, own_bias, uses_in_order
 
 Array = NDArray[np.float64]
 
@@ -165,34 +165,12 @@ class _Visits:
         return self._probe.of(use.name, dense(layer, use, W), other) / error if error else 1.0
 
 
-def uses_in_order(
-    model: ir.Model, layers: Sequence[LinearLayer]
-) -> list[tuple[LinearUse, LinearLayer]]:
-    """Every use of every layer, in graph order."""
-    place = {layer_name(node): index for index, node in enumerate(model.graph)}
-    pairs = [(use, layer) for layer in layers for use in layer.uses]
-    return sorted(pairs, key=lambda pair: place[pair[0].name])
-
-
 def visit(
     walk: LayerwiseWalk, use: LinearUse, layer: LinearLayer, W: Array, rng: np.random.Generator
 ) -> Moments:
     """Own moments of a layer at one of its uses."""
     X, _ = draw_rows(walk.maps(use.name), layer.shape[2:], use.geometry, ROWS, rng)
     return own_moments(X, W, own_bias(layer, use), layer.takes_bias)
-
-
-def own_bias(layer: LinearLayer, use: LinearUse) -> Array:
-    """The bias (K,) of a node, zeros where it has none."""
-    return np.zeros(layer.outputs) if use.bias is None else use.bias.astype(np.float64)
-
-
-def dense(
-    layer: LinearLayer, use: LinearUse, W: Array, bias: Array | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weight and bias as a walk takes them; the bias is the node's own where none is given."""
-    bias = own_bias(layer, use) if bias is None else bias
-    return W.reshape(layer.shape).astype(np.float32), bias.astype(np.float32)
 
 
 def _options(

@@ -35,7 +35,6 @@ from passes.cost import layer_costs
 from passes.framework import (
     CompressionPass,
     ConfigError,
-    Context,
     Cost,
     LayerDecision,
     Plan,
@@ -44,15 +43,8 @@ from passes.framework import (
 from passes.shrink import ShrinkPass
 from passes.tprune_choice import choose_channels
 from passes.tprune_config import TpruneConfig
-from passes.tprune_fit import (
-    Repaired,
-    Score,
-    channel_scores,
-    matrix_layer,
-    read_axis,
-    read_matrix,
-    repair,
-)
+from passes.tprune_fit import Repaired, repair, write_repaired
+from passes.tprune_scores import Score, channel_scores
 
 
 class TprunePass(CompressionPass):
@@ -73,7 +65,9 @@ class TprunePass(CompressionPass):
         graph = prunable(model)
         excluded = left_out(model, self.context)
         freeze_left_out(graph, excluded)
-        scores = channel_scores(model, graph, self._score(), self.context)
+        scores = channel_scores(
+            model, graph, self._score(), self.context, repaired=self.config.repair
+        )
         kept = choose_channels(model, graph, scores, self.config)
         removals = {m.node.name or "": lost_channels(m, kept) for m in graph.mixings}
         reasons = {**_reasons(model, graph, removals), **excluded}
@@ -90,9 +84,9 @@ class TprunePass(CompressionPass):
         _check(graph, planned, kept)
         repaired: dict[str, Repaired] = {}
         if self.context.calibration is not None and self.config.repair:
-            repaired = _fit(model, graph, kept, self.context)
+            repaired = repair(model, graph, kept, self.context)
         mask_lines(graph, kept)
-        _write_fitted(graph, repaired)
+        write_repaired(model, graph, kept, repaired)
         remove_masked(model, kept)
         costs = layer_costs(model)
         return replace(plan, layers=tuple(_measured(each, costs, repaired) for each in plan.layers))
@@ -192,27 +186,6 @@ def remove_masked(model: ir.Model, kept: Mask) -> None:
     if (live_channels(graph).needed & ~kept).any():
         raise PlanError("plan of tprune: a removed line would still have an effect")
     remove_channels(model, graph, kept, {})
-
-
-def _fit(model: ir.Model, graph: ChannelGraph, kept: Mask, context: Context) -> dict[str, Repaired]:
-    """Fits matrix layers that lose lines, against the model as it is."""
-    layers = [m for m in graph.mixings if matrix_layer(m) and not lost_channels(m, kept).empty]
-    masked = {
-        m.node.name or "": read_matrix(m) * np.outer(kept[m.writes], kept[m.reads]) for m in layers
-    }
-    return repair(model, masked, layers, kept, context) if layers else {}
-
-
-def _write_fitted(graph: ChannelGraph, repaired: Mapping[str, Repaired]) -> None:
-    for mixing in graph.mixings:
-        result = repaired.get(mixing.node.name or "")
-        if result is None or result.weight is None:
-            continue
-        value = mixing.node.inputs[1]
-        assert value is not None and value.const_value is not None
-        weight = result.weight.astype(np.float32)
-        stored = weight if read_axis(mixing) == 1 else weight.T
-        value.const_value = ir.tensor(np.ascontiguousarray(stored), name=value.name)
 
 
 def _measured(

@@ -1,10 +1,11 @@
 """How much a line of weights matters, and the best weights for the lines that remain.
 
-For a layer y = W·x with W (K, C) and H = E[x·xᵀ] (C, C), losing input c costs
+For a layer y = W·x with W (K, D) and H = E[x·xᵀ] (D, D), an input channel c is d columns, W_c
+(K, d): one, or for a convolution one for each element of its kernel. Losing it costs
 
-    magnitude       ‖W[:, c]‖²
-    activation      ‖W[:, c]‖²·H[c, c]
-    second-order    ‖W[:, c]‖² / (H⁻¹)[c, c]        when the other weights are fitted again
+    magnitude       ‖W_c‖²
+    activation      tr(W_c·H_cc·W_cᵀ)
+    second-order    tr(W_c·[(H⁻¹)_cc]⁻¹·W_cᵀ)        when the other weights are fitted again
 
 each as a share of the layer's whole. Second-order: Optimal Brain Surgeon (Hassibi, Stork 1993),
 summed over the outputs of a line. What remains, the columns S, is fitted by least squares,
@@ -31,19 +32,38 @@ def line_energy(weight: Array, axis: int) -> Array:
     return np.asarray(energy / max(energy.sum(), 1e-300))
 
 
-def input_damage(W: Array, H: Array, kind: Literal["activation", "second-order"]) -> Array:
-    """Share of E‖y‖² that is lost with every input; (C,)."""
-    power = np.square(W).sum(axis=0)  # (C,)
+def input_damage(
+    W: Array, H: Array, kind: Literal["activation", "second-order"], d: int = 1
+) -> Array:
+    """Share of E‖y‖² that is lost with every input channel; (C,).
+
+    Args:
+        W: (K, C·d).
+        H: (C·d, C·d).
+        kind: without or with a fit of the other weights.
+        d: columns of a channel.
+    """
+    C = len(H) // d
     total = max(float(np.vdot(W @ H, W)), 1e-300)
+    columns = W.reshape(len(W), C, d)  # (K, C, d)
     if kind == "activation":
-        return np.asarray(power * np.diag(H) / total)
-    ridge = RIDGE * np.trace(H) / len(H) + 1e-12
-    inverse = np.linalg.inv(H + ridge * np.eye(len(H)))
-    return np.asarray(power / np.diag(inverse) / total)
+        blocks = _diagonal_blocks(H, d)  # (C, d, d)
+    else:
+        ridge = RIDGE * np.trace(H) / len(H) + 1e-12
+        inverse = np.asarray(np.linalg.inv(H + ridge * np.eye(len(H))), np.float64)
+        blocks = np.asarray(np.linalg.inv(_diagonal_blocks(inverse, d)), np.float64)
+    power = np.einsum("kci,kcj->cij", columns, columns, optimize=True)  # W_cᵀ·W_c
+    return np.asarray(np.einsum("cij,cij->c", power, blocks) / total)
+
+
+def output_power(W: Array, moments: Moments) -> Array:
+    """E[(W·x)²] of every output, without a bias; (K,)."""
+    centred = np.einsum("kd,kd->k", W @ moments.H, W)
+    return np.asarray(centred + np.square(W @ moments.x_mean))
 
 
 def refit(moments: Moments, W: Array, kept: NDArray[np.bool_]) -> Array:
-    """The best W (K, C) with zeros in the columns that are not kept, pulled towards W."""
+    """The best W (K, D) with zeros in the columns that are not kept, pulled towards W."""
     part = Moments(
         H=moments.H[np.ix_(kept, kept)],
         G=moments.G[kept],
@@ -54,3 +74,20 @@ def refit(moments: Moments, W: Array, kept: NDArray[np.bool_]) -> Array:
     fitted = np.zeros_like(W)
     fitted[:, kept] = np.linalg.solve(part.H, part.G).T
     return fitted
+
+
+def weakest(scores: Array, share: float) -> NDArray[np.bool_]:
+    """The lowest scores that together are at most a share of all, and never all or none; (n,)."""
+    order = np.argsort(scores, kind="stable")
+    sums = np.cumsum(scores[order]) / max(float(scores.sum()), 1e-300)
+    count = min(max(int(np.searchsorted(sums, share, side="right")), 1), max(len(scores) - 1, 0))
+    chosen = np.zeros(len(scores), bool)
+    chosen[order[:count]] = True
+    return chosen
+
+
+def _diagonal_blocks(H: Array, d: int) -> Array:
+    """(C, d, d) of (C·d, C·d)."""
+    C = len(H) // d
+    each = np.arange(C)
+    return np.asarray(H.reshape(C, d, C, d)[each, :, each])

@@ -65,3 +65,16 @@ def test_two_thirds_of_the_macs_keep_the_accuracy(folder, capsys) -> None:
     assert result["output"]["macs"] <= 0.667 * result["input"]["macs"]
     score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
     assert score["drop_points"] <= 1.0  # the full test set shows 0.1
+
+
+@pytest.mark.slow
+def test_fitting_what_remains_makes_up_for_removed_channels(folder, capsys) -> None:
+    scores = {}
+    for repair in ("true", "false"):
+        small = folder / "tprune.onnx"
+        options = ["--pass", f"tprune:params=0.7,repair={repair}", "--calib", folder / "calib.npz"]
+        result = run(capsys, "transform", MODEL, *options, "-o", small)
+        assert result["output"]["parameters"] <= 0.7 * result["input"]["parameters"]
+        score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
+        scores[repair] = score["drop_points"]
+    assert scores["true"] <= 5 < 30 <= scores["false"]
