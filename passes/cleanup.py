@@ -94,47 +94,44 @@ def write_out_sizes(model: ir.Model) -> bool:
         return False
     shapes, changed = fixed_sizes(model), False
     for node in list(model.graph):
-        source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-        if node.op_type in ("Gather", "Slice") and source is not None:
-            sizes = _read_sizes(source, shapes)
-            if sizes is not None and all(is_constant(value) for value in node.inputs[1:]):
-                changed |= _replace_by_sizes(model, node, sizes)
-        else:
-            sizes = _read_sizes(node, shapes)
-            if sizes is not None:
-                changed |= _replace_by_sizes(model, node, sizes)
+        sizes = _read_sizes(node, shapes)
+        if sizes is not None:
+            changed |= _replace_by_sizes(model, node, sizes)
     return changed
 
 
 def _read_sizes(node: ir.Node, shapes: Mapping[str, Shape]) -> NDArray[np.object_] | None:
-    """What a Shape node gives, None for dynamic entries; None for other nodes."""
-    value = node.inputs[0] if node.op_type == "Shape" else None
-    name = "" if value is None else value.name or ""
-    if name not in shapes:
+    """What a node reads of a Shape, None for dynamic entries; None for other nodes."""
+    value = node.inputs[0] if node.inputs else None
+    if value is None or not all(is_constant(each) for each in node.inputs[1:]):
         return None
-    span = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end"))
-    return np.array(shapes[name][span], dtype=np.object_)
+    if node.op_type == "Shape" and (value.name or "") in shapes:
+        span = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end"))
+        return np.array(shapes[value.name or ""][span], dtype=np.object_)
+    source = value.producer()
+    if node.op_type not in ("Gather", "Slice") or source is None:
+        return None
+    sizes = _read_sizes(source, shapes)
+    if sizes is None or sizes.ndim != 1:
+        return None
+    others = [None if v is None else v.const_value.numpy() for v in node.inputs[1:]]  # type: ignore[union-attr]
+    if node.op_type == "Gather":
+        return np.asarray(sizes[others[0]], dtype=np.object_)
+    step = 1 if len(others) < 4 or others[3] is None else int(others[3][0])
+    return np.asarray(sizes[slice(int(others[0][0]), int(others[1][0]), step)])  # type: ignore[index]
 
 
 def _replace_by_sizes(model: ir.Model, node: ir.Node, sizes: NDArray[np.object_]) -> bool:
     """Replaces a node that reads sizes by a constant, where all that it reads are fixed."""
-    chosen = sizes
-    if node.op_type != "Shape":
-        others = [None if v is None else v.const_value.numpy() for v in node.inputs[1:]]  # type: ignore[union-attr]
-        if node.op_type == "Gather":
-            chosen = np.asarray(sizes[others[0]], dtype=np.object_)
-        else:
-            step = 1 if len(others) < 4 or others[3] is None else int(others[3][0])
-            chosen = sizes[slice(int(others[0][0]), int(others[1][0]), step)]  # type: ignore[index]
-    if any(size is None for size in chosen.reshape(-1)):
+    if any(size is None for size in sizes.reshape(-1)):
         return False
     output = node.outputs[0]
-    tensor = ir.tensor(chosen.astype(np.int64), name=f"{output.name}.size")
+    tensor = ir.tensor(sizes.astype(np.int64), name=f"{output.name}.size")
     value = ir.Value(
         name=free_name(model.graph, tensor.name or ""),
         const_value=tensor,
         type=ir.TensorType(ir.DataType.INT64),
-        shape=ir.Shape(chosen.shape),
+        shape=ir.Shape(sizes.shape),
     )
     if output.is_graph_output() or not output.uses():
         return False

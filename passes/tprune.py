@@ -145,9 +145,9 @@ def _with_error(
         return layer
     mixing = next(m for m in graph.mixings if m.node.name == layer.layer)
     value = mixing.node.inputs[1]
-    if value is None or value.const_value is None:
+    if value is None or value.const_value is None or not layer.before.parameters:
         return layer
-    share = layer.after.parameters / max(layer.before.parameters, 1)
+    share = layer.after.parameters / layer.before.parameters
     return replace(layer, predicted_error=math.sqrt(max(1 - share, 0.0)))
 
 

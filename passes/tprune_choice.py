@@ -65,8 +65,8 @@ def choose_channels(
 def _is_candidate(group: Group, model: ir.Model, config: TpruneConfig) -> bool:
     if group.frozen is not None:
         return False
-    if group.kind != "channels" and config.heads != "both":
-        return (group.kind == "heads") == (config.heads == "whole")
+    if group.kind != "channels":
+        return config.heads == "both" or (group.kind == "heads") == (config.heads == "whole")
     tables = {
         node.inputs[0].name
         for node in model.graph

@@ -1,81 +1,102 @@
-"""Channel rules of fused attention.
+"""Channel rules of fused attention and rotary embedding; see `passes.channels.heads`.
 
-Per head h, with queries Q, keys K (d features) and values V (e features):
-
-    Y_h = softmax(s·Q_h·K_hᵀ + bias_h)·V_h
-
-Feature j of Q_h goes with feature j of K_h, feature i of V_h with feature i of Y_h, and a head with
-all of these. Where several query heads share one key and value head, they go together. The scale
-s = 1/√d of the original size is kept.
+Operators with a cache of keys and values show heads and features to the caller, so these stay.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 import onnx_ir as ir
 
 from passes.channels.graph import ChannelGraph
+from passes.channels.heads import Heads, attend, count_of, divided, follow_mask, operand
 from passes.channels.inputs import NotFollowedError, has_input
-from passes.channels.layout import Ids, Layout, Mask
-from passes.channels.records import Contraction, SizeEntry
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heads:
-    """One of queries, keys and values.
-
-    Attributes:
-        layout: of the value, its channels divided into heads and features.
-        head: (H, 1) ids.
-        feature: (H, d) or (1, d) ids.
-        zero: (H, d), whether a feature is known to be zero.
-    """
-
-    layout: Layout
-    head: Ids
-    feature: Ids
-    zero: Mask
-
-    @property
-    def size(self) -> int:
-        """Features of a head, d."""
-        return int(self.feature.shape[1])
-
-
-def multi_head_attention(node: ir.Node, graph: ChannelGraph) -> None:
-    """com.microsoft MultiHeadAttention: (B, S, H·d) operands, one bias for all three."""
-    count = node.attributes.get_int("num_heads", 0)
-    if any(has_input(node, i) for i in (6, 7)) or not all(has_input(node, i) for i in (1, 2)):
-        raise NotFollowedError("attention with a cache or packed operands")
-    if has_input(node, 3):
-        raise NotFollowedError("attention with a fused bias")
-    q, k, v = (_heads(node, i, count, graph) for i in range(3))
-    _attend(node, graph, q, k, v, bias=5)
-    graph.sizes.append(_count(node, "num_heads", q))
-
-
-def grouped_query_attention(node: ir.Node, graph: ChannelGraph) -> None:
-    """com.microsoft GroupQueryAttention without rotation; key and value heads are shared."""
-    if any(has_input(node, i) for i in (3, 4)) or bool(node.attributes.get_int("do_rotary", 0)):
-        raise NotFollowedError("attention with a cache or a rotation of its own")
-    heads = [node.attributes.get_int(key, 0) for key in ("num_heads", "kv_num_heads")]
-    q, k, v = (_heads(node, i, heads[min(i, 1)], graph) for i in range(3))
-    _attend(node, graph, q, k, v, bias=None)
-    graph.sizes += [_count(node, "num_heads", q), _count(node, "kv_num_heads", k)]
+from passes.channels.layers import mixed
+from passes.channels.layout import Layout
+from passes.channels.records import SizeEntry
+from passes.channels.slicing import part
+from passes.channels.weights import read_weight, weight_shape
 
 
 def attention(node: ir.Node, graph: ChannelGraph) -> None:
     """ai.onnx Attention: (B, H, S, d) operands, or (B, S, H·d) with the heads as attributes."""
-    if any(has_input(node, i) for i in (4, 5)):
-        raise NotFollowedError("attention with a cache")
-    graph.single_output(node)
+    _refuse_cache(node, (4, 5), graph)
     keys = ("q_num_heads", "kv_num_heads", "kv_num_heads")
     flat = graph.rank(node.inputs[0]) == 3
     counts = [node.attributes.get_int(key, 0) if flat else 0 for key in keys]
-    q, k, v = (_heads(node, i, counts[i], graph) for i in range(3))
-    _attend(node, graph, q, k, v, bias=3)
+    q, k, v = (divided(operand(node, i, graph), counts[i], graph) for i in range(3))
+    _handle_rest(node, graph, first=4)
+    attend(node, graph, q, k, v)
+    follow_mask(node, 3, q, graph)
     if flat:
-        graph.sizes += [_count(node, "q_num_heads", q), _count(node, "kv_num_heads", k)]
+        graph.sizes += [count_of(node, "q_num_heads", q), count_of(node, "kv_num_heads", k)]
+
+
+def multi_head_attention(node: ir.Node, graph: ChannelGraph) -> None:
+    """com.microsoft MultiHeadAttention: (B, S, H·d) operands, one bias for all three."""
+    _refuse_cache(node, (6, 7, 8, 9), graph)
+    if not all(has_input(node, i) for i in (1, 2)) or graph.rank(node.inputs[0]) != 3:
+        raise NotFollowedError("packed queries, keys and values")
+    count = node.attributes.get_int("num_heads", 0)
+    operands = [operand(node, i, graph) for i in range(3)]
+    if has_input(node, 3):
+        operands = _with_bias(node, operands, graph)
+    counts = [count if x.rank == 3 else 0 for x in operands]
+    q, k, v = (divided(x, n, graph) for x, n in zip(operands, counts, strict=True))
+    graph.handle(node, 4)
+    attend(node, graph, q, k, v)
+    follow_mask(node, 5, q, graph)
+    graph.sizes.append(count_of(node, "num_heads", q))
+
+
+def packed_attention(node: ir.Node, graph: ChannelGraph) -> None:
+    """com.microsoft Attention: one weight (C, 3·H·d) of its own projects to all three."""
+    _refuse_cache(node, (4, 6), graph)
+    if node.attributes.get_int("do_rotary", 0):
+        raise NotFollowedError("attention with a rotation of its own")
+    C, width = weight_shape(node, 1, "weight", graph)
+    reads = graph.read(node, 0, axis=2, rank=3, size=C)
+    writes = graph.new(width)
+    graph.slice(node, 1, 1, writes)
+    graph.slice(node, 1, 0, reads)
+    x = mixed(node, graph, 2, reads, writes)
+    given = node.attributes.get("qkv_hidden_sizes")
+    sizes = [width // 3] * 3 if given is None else list(given.as_ints())
+    q, k, v = _projections(x, sizes, [node.attributes.get_int("num_heads", 0)] * 3, graph)
+    graph.handle(node, 3)
+    attend(node, graph, q, k, v)
+    follow_mask(node, 5, q, graph)
+    graph.sizes.append(count_of(node, "num_heads", q))
+    graph.sizes += [
+        SizeEntry(node=node, attribute="qkv_hidden_sizes", entry=i, layout=each.layout, axis=2)
+        for i, each in enumerate((q, k, v))
+    ]
+
+
+def grouped_query_attention(node: ir.Node, graph: ChannelGraph) -> None:
+    """com.microsoft GroupQueryAttention: key and value heads are shared, operands may be packed.
+
+    Its heads have one size, and may be rotated: only whole groups of heads can go.
+    """
+    _refuse_cache(node, (3, 4), graph)
+    if any(has_input(node, i) for i in range(11, len(node.inputs))):
+        raise NotFollowedError("attention with a sink, scales or a normalisation of its own")
+    counts = [node.attributes.get_int(key, 0) for key in ("num_heads", "kv_num_heads")]
+    counts.append(counts[1])
+    x = operand(node, 0, graph)
+    if has_input(node, 1):
+        parts = [x, operand(node, 1, graph), operand(node, 2, graph)]
+        q, k, v = (divided(y, count, graph) for y, count in zip(parts, counts, strict=True))
+    else:
+        size = x.size(2) // sum(counts)
+        q, k, v = _projections(x, [count * size for count in counts], counts, graph)
+    for heads in (q, k, v):
+        graph.freeze(heads.feature, "attention: all its heads have one size")
+    _handle_rest(node, graph, first=5)
+    attend(node, graph, q, k, v)
+    follow_mask(node, 10, q, graph)
+    graph.sizes += [count_of(node, "num_heads", q), count_of(node, "kv_num_heads", k)]
 
 
 def rotary_embedding(node: ir.Node, graph: ChannelGraph) -> None:
@@ -83,91 +104,63 @@ def rotary_embedding(node: ir.Node, graph: ChannelGraph) -> None:
     x = graph.layout(node, 0)
     if x is None:
         return
-    for index in range(1, len(node.inputs)):
-        graph.handle(node, index)
-    if x.rank == 4:
-        features, count = x, 0
-    else:
+    _handle_rest(node, graph, first=1)
+    features, count = x, 0
+    if x.rank == 3:
         count = node.attributes.get_int("num_heads", 0)
-        if not count:
-            raise NotFollowedError("rotation without a number of heads")
-        features = graph.refine(x, x.rank - 1, (count,))
+        features = graph.refine(x, 2, (count or _rotated_heads(node, x, graph),))
     last = [p for p, dim in enumerate(features.labelled) if dim.axis == x.rank - 1]
     if last:  # the tables of angles are not cut, so only whole heads can go
         graph.freeze(features.ids[last[-1]], "rotary embedding: its tables are shared")
     if count:
         graph.sizes.append(
-            SizeEntry(node=node, attribute="num_heads", layout=features, axis=x.rank - 1, dim=0)
+            SizeEntry(node=node, attribute="num_heads", layout=features, axis=2, dim=0)
         )
     graph.write(node, features.unknown())
 
 
-def _heads(node: ir.Node, index: int, count: int, graph: ChannelGraph) -> Heads:
-    """Divides an operand into heads; without a count they are an axis of their own."""
-    value = node.inputs[index]
-    rank = graph.rank(value)
-    if value not in graph.tracked:
-        shape = graph.shape(value)
-        size = None if shape is None else shape[-1]
-        if size is None:
-            raise NotFollowedError("the size of an operand is unknown")
-        graph.read(node, index, axis=rank - 1, rank=rank, size=size)
-    x = graph.layout(node, index)
-    assert x is not None
-    if count:
-        if x.axes != (2,) or x.size(2) % count:
-            raise NotFollowedError("its channels are not features of heads")
-        x = graph.refine(x, 2, (count,))
-    axes = [(dim.axis, dim.size) for dim in x.labelled]
-    if len(x.ids) != 2 or x.dims != x.labelled or axes[1][0] != rank - 1:
-        raise NotFollowedError("its channels are not heads and features")
-    zero = np.broadcast_to(x.constants == 0, x.sizes)
-    head = graph.independent(x.ids[0], {0})
-    return Heads(layout=x, head=head, feature=x.ids[1], zero=zero)
+def _rotated_heads(node: ir.Node, x: Layout, graph: ChannelGraph) -> int:
+    """The number of heads where it is not written down: the tables (T, d/2) say how wide one is."""
+    shape = graph.shape(node.inputs[2])
+    if node.domain == "" or not shape or not shape[-1] or x.size(2) % (2 * shape[-1]):
+        raise NotFollowedError("rotation without a number of heads")
+    return x.size(2) // (2 * shape[-1])
 
 
-def _attend(
-    node: ir.Node, graph: ChannelGraph, q: Heads, k: Heads, v: Heads, bias: int | None
-) -> None:
-    times = len(q.head) // len(k.head)
-    k_head, k_feature = (_repeated(array, times) for array in (k.head, k.feature))
-    v_head, v_feature = (_repeated(array, times) for array in (v.head, v.feature))
-    graph.tie(q.head, k_head)
-    graph.tie(q.head, v_head)
-    graph.tie(q.feature, k_feature)
-    zero = q.zero | np.repeat(k.zero, times, axis=0)
-    graph.flow.append(Contraction(node=node, reads=q.feature, writes=(q.head,), nonzero=~zero))
-    if bias is not None and has_input(node, bias):
-        shape = graph.shape(node.inputs[bias])
-        layout = graph.layout(node, bias)
-        if layout is not None or shape is None or (len(shape) == 4 and shape[1] != 1):
-            graph.freeze(q.head, "attention: its mask differs from head to head")
-    if "scale" not in node.attributes:
-        graph.sizes.append(
-            SizeEntry(
-                node=node, attribute="scale", layout=q.layout, axis=q.layout.labelled[1].axis,
-                dim=1, default=q.size**-0.5,
-            )
-        )  # fmt: skip
-    sizes = (len(q.head), v.size)
-    dims = tuple(replace(dim, size=size) for dim, size in zip(q.layout.dims, sizes, strict=True))
-    constants = np.where(np.repeat(v.zero, times, axis=0), 0.0, np.nan)
-    graph.write(
-        node,
-        Layout(rank=q.layout.rank, dims=dims, ids=(q.head, v_feature), constants=constants),
-    )
+def _refuse_cache(node: ir.Node, inputs: tuple[int, ...], graph: ChannelGraph) -> None:
+    """Keys and values that come from outside or go there have sizes that others rely on."""
+    if any(has_input(node, i) for i in inputs):
+        raise NotFollowedError("attention with a cache")
+    graph.single_output(node)
 
 
-def _repeated(array: Ids, times: int) -> Ids:
-    return np.repeat(array, times, axis=0) if len(array) > 1 or times > 1 else array
+def _handle_rest(node: ir.Node, graph: ChannelGraph, first: int) -> None:
+    """The other inputs have no channels: positions, lengths, angles."""
+    for index in range(first, len(node.inputs)):
+        graph.handle(node, index)
 
 
-def _count(node: ir.Node, attribute: str, heads: Heads) -> SizeEntry:
-    """The number of heads, an attribute."""
-    return SizeEntry(
-        node=node,
-        attribute=attribute,
-        layout=heads.layout,
-        axis=heads.layout.labelled[0].axis,
-        dim=0,
-    )
+def _projections(
+    x: Layout, sizes: list[int], counts: list[int], graph: ChannelGraph
+) -> tuple[Heads, ...]:
+    """Queries, keys and values that lie behind one another on the last axis (B, S, ·)."""
+    if sum(sizes) != x.size(2):
+        raise NotFollowedError("its channels are not queries, keys and values")
+    bounds = pairwise(accumulate(sizes, initial=0))
+    cut = [part(x, 2, range(start, stop), graph) for start, stop in bounds]
+    return tuple(divided(y, count, graph) for y, count in zip(cut, counts, strict=True))
+
+
+def _with_bias(node: ir.Node, operands: list[Layout], graph: ChannelGraph) -> list[Layout]:
+    """Slices the bias of all three, (2·H·d + H·e,), and adds its constants."""
+    if any(x.rank != 3 for x in operands):
+        raise NotFollowedError("a fused bias of heads on an axis of their own")
+    graph.slice(node, 3, 0, np.concatenate([graph.flat(x, 2) for x in operands]))
+    if graph.masked:
+        return operands
+    bias = read_weight(node, 3, graph).astype(np.float64)
+    parts = np.split(bias, list(accumulate(x.size(2) for x in operands))[:2])
+    return [
+        x.with_constants(x.constants + each) if len(x.dims) == 1 else replace(x).unknown()
+        for x, each in zip(operands, parts, strict=True)
+    ]

@@ -11,6 +11,7 @@ from passes.channels.attention import (
     attention,
     grouped_query_attention,
     multi_head_attention,
+    packed_attention,
     rotary_embedding,
 )
 from passes.channels.concat import concat
@@ -34,7 +35,14 @@ from passes.channels.elementwise import (
 )
 from passes.channels.graph import ChannelGraph
 from passes.channels.inputs import NotFollowedError
-from passes.channels.layers import conv, conv_transpose, decomposed_conv, gemm, hybrid_conv
+from passes.channels.layers import (
+    conv,
+    conv_transpose,
+    decomposed_conv,
+    fused_conv,
+    gemm,
+    hybrid_conv,
+)
 from passes.channels.movement import (
     expand,
     pad,
@@ -71,11 +79,13 @@ RULES: dict[tuple[str, str], Rule] = {
     (STANDARD, "Gemm"): gemm,
     (STANDARD, "MatMul"): matmul,
     (STANDARD, "Einsum"): einsum,
+    (CONTRIB, "FusedConv"): fused_conv,
     (CONTRIB, "FusedMatMul"): matmul,
     **{(domain, name): decomposed_conv for domain in DOMAINS for name in op_types()},
     **{(domain, name): hybrid_conv for domain in DOMAINS for name in hybrid_operator.op_types()},
     # Attention.
     (STANDARD, "Attention"): attention,
+    (CONTRIB, "Attention"): packed_attention,
     (CONTRIB, "MultiHeadAttention"): multi_head_attention,
     (CONTRIB, "GroupQueryAttention"): grouped_query_attention,
     (STANDARD, "RotaryEmbedding"): rotary_embedding,

@@ -96,7 +96,8 @@ def _rows(graph: ChannelGraph, roots: Ids) -> Iterator[tuple[str, list[Ids], int
     for layout in graph.layouts():
         for index, ids in enumerate(layout.ids):
             if len(layout.ids) > 1:
-                last = layout.labelled[index].axis == layout.rank - 1
+                is_innermost = index == len(layout.ids) - 1
+                last = is_innermost and layout.labelled[index].axis == layout.rank - 1
                 table = np.moveaxis(roots[ids], index, -1).reshape(-1, ids.shape[index])
                 if set(table.reshape(-1).tolist()) <= parts - wholes:
                     rows = [_unique(row) for row in table]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from passes.channels.graph import ChannelGraph
 from passes.channels.inputs import NotFollowedError, fixed, has_input
-from passes.channels.layout import Constants, Ids, Mask, axis_constants, single, with_axis
+from passes.channels.layout import Constants, Ids, Layout, Mask, axis_constants, single, with_axis
 from passes.channels.records import Mixing
 from passes.channels.weights import Array, per_channel, read_weight, weight_shape
 from runtimes.operators.decomposed_conv import BASE_NAME, read_geometry, read_weights
@@ -35,6 +35,20 @@ def conv(node: ir.Node, graph: ChannelGraph) -> None:
         return _expand_groups(_any_element(read_weight(node, 1, graph), first=2), group)
 
     _mix(node, graph, 1, reads, writes, pairs, bias, group)
+
+
+def fused_conv(node: ir.Node, graph: ChannelGraph) -> None:
+    """com.microsoft FusedConv: a Conv with a residual Z, which is added, and an activation."""
+    conv(node, graph)
+    out = graph.tracked[node.outputs[0]]
+    constants = out.constants
+    if has_input(node, 3):
+        ids = graph.flat(out, 1)
+        graph.tie(graph.read(node, 3, axis=1, rank=out.rank, size=len(ids)), ids)
+        constants = constants + (0.0 if graph.masked else np.nan)
+    activation = node.attributes.get_string("activation", "Relu")
+    keeps_zero = activation in ("Relu", "Tanh", "LeakyRelu")
+    graph.write(node, out.with_constants(np.where((constants == 0) & keeps_zero, 0.0, np.nan)))
 
 
 def conv_transpose(node: ir.Node, graph: ChannelGraph) -> None:
@@ -172,6 +186,31 @@ def _mix(
     group: int = 1,
     operand: int = 0,
 ) -> None:
+    """Notes a layer that mixes channels along one axis, and labels its output."""
+    graph.write(node, _mixed(node, graph, axis, reads, writes, pairs, bias, group, operand))
+
+
+def mixed(node: ir.Node, graph: ChannelGraph, axis: int, reads: Ids, writes: Ids) -> Layout:
+    """Notes a layer with input (..., C), weight (C, K) and bias (K,); the channels it makes."""
+    bias = _bias(node, 2, writes, graph)
+
+    def pairs() -> Mask:
+        return np.asarray(read_weight(node, 1, graph).T != 0)
+
+    return _mixed(node, graph, axis, reads, writes, pairs, bias, 1, 0)
+
+
+def _mixed(
+    node: ir.Node,
+    graph: ChannelGraph,
+    axis: int,
+    reads: Ids,
+    writes: Ids,
+    pairs: Callable[[], Mask],
+    bias: Constants,
+    group: int,
+    operand: int,
+) -> Layout:
     """Notes a layer that mixes channels along one axis; other axes keep theirs."""
     value = node.inputs[operand]
     x = graph.tracked.get(value) if value is not None else None
@@ -188,7 +227,7 @@ def _mix(
     constants = bias
     if not graph.masked:
         constants = np.where(connected().any(axis=1), np.nan, bias)
-    graph.write(node, with_axis(x, axis, writes, constants))
+    return with_axis(x, axis, writes, constants)
 
 
 def _any_element(array: NDArray[Any], *, first: int) -> Mask:

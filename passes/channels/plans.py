@@ -13,14 +13,19 @@ from passes.framework import Context, Cost, LayerDecision, Plan, PlanError, keep
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 from runtimes.operators.hybrid_conv import is_hybrid_conv
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LAYERS = {
+    *(("", name) for name in ("Conv", "ConvTranspose", "Gemm", "MatMul")),
+    ("com.microsoft", "FusedConv"),
+    ("com.microsoft", "FusedMatMul"),
+    ("com.microsoft", "Attention"),  # it projects by a weight of its own
+}
 PARTS = ("outputs", "inputs", "basis")
 _UNKNOWN_COST = Cost(parameters=0, macs=None, nbytes=0)
 
 
 def mixes_channels(node: ir.Node) -> bool:
     """Whether a decision is made about a node."""
-    return node.op_type in LAYERS or is_decomposed_conv(node) or is_hybrid_conv(node)
+    return (node.domain, node.op_type) in LAYERS or is_decomposed_conv(node) or is_hybrid_conv(node)
 
 
 def left_out(model: ir.Model, context: Context) -> dict[str, str]:
@@ -111,9 +116,10 @@ def planned_channels(graph: ChannelGraph, planned: Mapping[str, Removal], name: 
             kept[roots[mixing.reads[list(removal.inputs)]]] = False
         except IndexError as error:
             raise PlanError(f"plan of {name}, layer '{layer}': {error}") from error
+    frozen = np.isin(np.arange(len(roots)), list(graph.frozen()))
     for product in graph.products:  # heads and features go when all that is made of them does
         for part in product.parts:
-            kept[roots[part]] = False
+            kept[roots[part]] = frozen[roots[part]]
     before = -1
     while before != kept.sum():
         before = kept.sum()

@@ -137,6 +137,12 @@ def _write_size(graph: ir.Graph, entry: SizeEntry, kept: Mask) -> None:
     if entry.default is not None:
         if count != old:
             node.attributes.add(ir.AttrFloat32(entry.attribute, entry.default))
+    elif entry.attribute and entry.entry is not None:
+        given = node.attributes.get(entry.attribute)
+        numbers = [] if given is None else list(given.as_ints())
+        numbers += [0] * (entry.entry + 1 - len(numbers))  # the others follow in order
+        numbers[entry.entry] = count
+        node.attributes.add(ir.AttrInt64s(entry.attribute, numbers))
     elif entry.attribute:
         node.attributes.add(ir.AttrInt64(entry.attribute, count))
     else:

@@ -12,6 +12,7 @@ from passes.channels.graph import ChannelGraph
 from passes.channels.inputs import NotFollowedError, Shape
 from passes.channels.layout import Layout
 from passes.channels.records import SizeEntry
+from passes.channels.stand_ins import use_stand_ins
 from runtimes.operators.schemas import register_schemas
 
 _PRIMES = (
@@ -45,6 +46,7 @@ def fixed_sizes(model: ir.Model) -> dict[str, Shape]:
 def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
     register_schemas()
     copy = model.clone()
+    use_stand_ins(copy)
     known = {
         size
         for value in copy.graph.initializers.values()

@@ -1,6 +1,9 @@
-"""onnx schemas of the `optc` domain: what the checker and shape inference know of it."""
+"""onnx schemas of the `optc` domain: what the checker and shape inference know of it.
 
-from onnx import defs
+And of an operator that onnxruntime puts into the standard domain when it optimises a model.
+"""
+
+from onnx import defs, shape_inference
 
 from runtimes.operators import DOMAIN_VERSION, DOMAINS, hybrid_conv
 from runtimes.operators.decomposed_conv import BASE_NAME, op_types
@@ -15,6 +18,8 @@ _INPUTS = (
     ("bias", "T", "(K,)", False),
 )
 
+RMS_NORM = "SimplifiedLayerNormalization"
+
 
 def register_schemas() -> None:
     """Makes the domains known to this process's onnx; calling it again changes nothing."""
@@ -25,6 +30,8 @@ def register_schemas() -> None:
         for name in hybrid_conv.op_types():
             if not defs.has(name, domain):
                 defs.register_schema(hybrid_schema(name, domain))
+    if not defs.has(RMS_NORM):
+        defs.register_schema(_rms_norm_schema())
 
 
 def _schema(name: str, domain: str) -> defs.OpSchema:
@@ -67,3 +74,34 @@ def _schema(name: str, domain: str) -> defs.OpSchema:
     )
     schema.set_type_and_shape_inference_function(lambda context: infer_conv(context, basis=1))
     return schema
+
+
+def _rms_norm_schema() -> defs.OpSchema:
+    parameter, option = defs.OpSchema.FormalParameter, defs.OpSchema.FormalParameterOption
+    attribute, kinds = defs.OpSchema.Attribute, defs.OpSchema.AttrType
+    floats = [f"tensor({name})" for name in ("float", "float16", "bfloat16", "double")]
+    schema = defs.OpSchema(
+        RMS_NORM,
+        "",
+        1,
+        "RMSNormalization, as onnxruntime calls it.",
+        inputs=[parameter("X", "T", "(..., C)"), parameter("scale", "V", "(C,)")],
+        outputs=[
+            parameter("Y", "V", "(..., C)"),
+            parameter("inv_std_var", "U", "(..., 1)", param_option=option.Optional),
+        ],
+        type_constraints=[(name, floats, "any float") for name in "TUV"],
+        attributes=[
+            attribute("axis", kinds.INT, "first axis of the statistics", required=False),
+            attribute("epsilon", kinds.FLOAT, "added to the mean square", required=False),
+            attribute("stash_type", kinds.INT, "type of the statistics", required=False),
+        ],
+    )
+    schema.set_type_and_shape_inference_function(_same_as_input)
+    return schema
+
+
+def _same_as_input(context: shape_inference.InferenceContext) -> None:
+    x = context.get_input_type(0)
+    if x is not None:
+        context.set_output_type(0, x)

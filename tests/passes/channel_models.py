@@ -63,11 +63,20 @@ class Net:
             np.prod(shape[1:]) ** 0.5
         )
 
-    def op(self, kind: str, *inputs: ir.Value | None, name: str = "", **attrs: Any) -> ir.Value:
+    def op(
+        self,
+        kind: str,
+        *inputs: ir.Value | None,
+        name: str = "",
+        domain: str = "",
+        outputs: int = 1,
+        **attrs: Any,
+    ) -> ir.Value:
+        """A node; returns its first output."""
         name = name or f"{kind.lower()}{len(self.nodes)}"
-        outputs = [ir.Value(name=f"{name}_out")]
+        made = [ir.Value(name=f"{name}_out{i or ''}") for i in range(outputs)]
         attributes = ir.convenience.convert_attributes(attrs)
-        node = ir.Node("", kind, list(inputs), attributes, name=name, outputs=outputs)
+        node = ir.Node(domain, kind, list(inputs), attributes, name=name, outputs=made)
         self.nodes.append(node)
         return node.outputs[0]
 
@@ -137,7 +146,7 @@ class Net:
             outputs,
             nodes=self.nodes,
             initializers=self.initializers,
-            opset_imports={"": self.opset, DOMAIN: DOMAIN_VERSION},
+            opset_imports={"": self.opset, DOMAIN: DOMAIN_VERSION, "com.microsoft": 1},
             name="net",
         )
         model = ir.Model(graph, ir_version=9)

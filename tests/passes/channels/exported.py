@@ -2,13 +2,16 @@
 
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -307,7 +310,12 @@ def example(name: str):
 
 
 def export(name: str, exporter: str, seed: int = 0) -> ir.Model:
-    """The network as ONNX, by torch's legacy or dynamo exporter."""
+    """The network as ONNX, by torch's legacy or dynamo exporter, or "optimised".
+
+    That is what onnxruntime makes of the first: operators are fused.
+    """
+    if exporter == "optimised":
+        return optimised(export(name, "legacy", seed))
     torch.manual_seed(seed)
     network = NETWORKS[name]().eval()
     inputs, names, axes = example(name)
@@ -337,3 +345,17 @@ def export(name: str, exporter: str, seed: int = 0) -> ir.Model:
             model = ir.from_proto(program.model_proto)
     logging.disable(logging.NOTSET)
     return model
+
+
+def optimised(model: ir.Model) -> ir.Model:
+    """With the fused operators that onnxruntime runs on a CPU, as it writes them."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return ir.from_proto(onnx.load(path))

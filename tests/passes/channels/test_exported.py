@@ -10,19 +10,20 @@ from passes.channels.plans import planned_channels, read_settings
 from passes.cleanup import finish, prepare
 from passes.tprune import TprunePass, mask_lines
 from passes.tprune_config import TpruneConfig
+from runtimes.operators.schemas import register_schemas
 from tests.passes.channel_models import session
 from tests.passes.channels.exported import NETWORKS, VOCABULARY, export
 
-QUICK = ("llama", "vit")
+QUICK = {"dynamo": ("llama", "vit"), "optimised": ("gpt", "llama", "mobilenet", "resnet")}
 CASES = [
     pytest.param(
         name,
         exporter,
-        marks=pytest.mark.slow if exporter == "dynamo" and name not in QUICK else (),
+        marks=pytest.mark.slow if name not in QUICK.get(exporter, NETWORKS) else (),
         id=f"{name}-{exporter}",
     )
     for name in NETWORKS
-    for exporter in ("legacy", "dynamo")
+    for exporter in ("legacy", "dynamo", "optimised")
 ]
 HALF = TpruneConfig(params=0.5, multiple=4)
 
@@ -64,7 +65,7 @@ def reachable(model: ir.Model) -> float:
     }
     weights = set()
     for node in model.graph:
-        if node.op_type in ("MatMul", "Gemm", "Conv"):
+        if node.op_type.removeprefix("Fused") in ("MatMul", "Gemm", "Conv"):
             value = graph.views.get(node.inputs[1], (node.inputs[1],))[0]
             if value.const_value is not None:
                 weights.add(value)
@@ -84,6 +85,7 @@ def test_half_of_an_exported_network(name, exporter):
     mask_lines(prunable(masked), kept)
     TprunePass(HALF).apply(pruned, plan)
     finish(pruned)
+    register_schemas()
     onnx.checker.check_model(ir.to_proto(pruned), full_check=True)
     assert 0.4 < parameters(pruned) / parameters(model) <= 0.5
     for batch, length in ((1, 5), (3, 9)):
