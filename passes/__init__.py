@@ -3,6 +3,7 @@
 from passes.escalate import EscalatePass
 from passes.framework import CompressionPass
 from passes.fuse import FusePass
+from passes.heads import HeadsPass
 from passes.lower import LowerPass
 from passes.penni import PenniPass
 from passes.select import SelectPass
@@ -16,6 +17,7 @@ PASSES: dict[str, type[CompressionPass]] = {
         PenniPass,
         SvdPass,
         TprunePass,
+        HeadsPass,
         EscalatePass,
         ShrinkPass,
         FusePass,

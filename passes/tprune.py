@@ -40,6 +40,7 @@ from passes.framework import (
     Plan,
     PlanError,
 )
+from passes.heads import HeadsConfig, HeadsPass
 from passes.shrink import ShrinkPass
 from passes.tprune_choice import choose_channels
 from passes.tprune_config import TpruneConfig
@@ -55,6 +56,13 @@ class TprunePass(CompressionPass):
     exact: ClassVar[bool] = False
     idempotent: ClassVar[bool] = False  # a budget is a share of the model at hand
     config_type: ClassVar[type] = TpruneConfig
+
+    def leaders(self, model: ir.Model) -> tuple[CompressionPass, ...]:
+        """Lines that training has made small differ in number from head to head."""
+        threshold, multiple = self.config.threshold, self.config.multiple
+        if threshold is None:
+            return ()
+        return (HeadsPass(HeadsConfig(threshold=threshold, multiple=multiple), self.context),)
 
     def followers(self) -> tuple[CompressionPass, ...]:
         """What is dead after the removal goes as well."""

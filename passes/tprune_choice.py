@@ -58,7 +58,7 @@ def choose_channels(
     else:
         share = DEFAULT_PARAMS if config.params is None else config.params
         budget = parameter_budget(model, graph, share)
-    prices = [budget.saved(_without(graph, [group.units[0]])) for group in groups]
+    prices = [budget.saved(graph.without([group.units[0]])) for group in groups]
     return _first_within(graph, _in_order(queues, prices), scores, budget)
 
 
@@ -153,21 +153,6 @@ def _first_within(
 
 def _kept_without(graph: ChannelGraph, chunks: Sequence[Chunk], scores: Scores) -> Mask:
     """What is kept when chunks are removed, (ids in all,): rectangular, and all that is frozen."""
-    left = _without(graph, [chunk.roots for chunk in chunks])
+    left = graph.without([chunk.roots for chunk in chunks])
     left |= np.isin(graph.roots(), list(graph.frozen()))
     return kept_channels(graph, left, order=scores)
-
-
-def _without(graph: ChannelGraph, removed: Sequence[Ids]) -> Mask:
-    """What is left without classes, and without what they are parts of, (ids in all,)."""
-    roots = graph.roots()
-    kept = np.ones(len(roots), bool)
-    for classes in removed:
-        kept[classes] = False
-    before = -1
-    while before != kept.sum():  # a part may itself be made of parts
-        before = kept.sum()
-        for product in graph.products:
-            gone = ~np.all([kept[roots[part]] for part in product.parts], axis=0)
-            kept[roots[product.whole[gone]]] = False
-    return kept[roots]

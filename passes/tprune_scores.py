@@ -52,16 +52,16 @@ def channel_scores(
         repaired: biases will be fitted as well.
     """
     if score == "magnitude" or context.calibration is None:
-        return _with_parts(graph, _weight_energies(graph, smallest_rank=1))
+        return _with_parts(graph, weight_energies(graph))
     measured = _Measurement(model, graph)
     _measure(model, measured, score, context, repaired=repaired)
-    energies = _with_parts(graph, _weight_energies(graph, smallest_rank=2))
+    energies = _with_parts(graph, weight_energies(graph, smallest_rank=2))
     damage, known = measured.result()
     scale = damage[known].sum() / (energies[known].sum() or 1.0) or 1.0  # of damage to energy
     return np.asarray(damage + np.where(known, TIE_BREAK, 1.0) * scale * energies)
 
 
-def _weight_energies(graph: ChannelGraph, smallest_rank: int) -> Array:
+def weight_energies(graph: ChannelGraph, smallest_rank: int = 1) -> Array:
     """Share of the energy of all weights that have a channel, summed; (ids in all,) by root."""
     roots = graph.roots()
     total = np.zeros(len(roots))

@@ -5,11 +5,12 @@ frozen parts is frozen too, and so are the parts of what is frozen.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from passes.channels.inputs import NotFollowedError
-from passes.channels.layout import Ids
+from passes.channels.layout import Ids, Mask
 from passes.channels.records import Contraction, Mixing, Product
 
 
@@ -73,6 +74,20 @@ class ChannelClasses:
         while self._freeze_products(reasons, roots):
             pass
         return reasons
+
+    def without(self, removed: Sequence[Ids]) -> Mask:
+        """What is left without some classes, and without what they are parts of, (ids in all,)."""
+        roots = self.roots()
+        kept = np.ones(len(roots), bool)
+        for classes in removed:
+            kept[classes] = False
+        before = -1
+        while before != kept.sum():  # a part may itself be made of parts
+            before = kept.sum()
+            for product in self.products:
+                gone = ~np.all([kept[roots[part]] for part in product.parts], axis=0)
+                kept[roots[product.whole[gone]]] = False
+        return kept[roots]
 
     def _freeze_products(self, reasons: dict[int, str], roots: Ids) -> bool:
         """What is made of frozen parts is frozen, and so are the parts of what is frozen."""

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from passes.channels.graph import ChannelGraph
 from passes.channels.inputs import NotFollowedError, has_input, is_fixed
-from passes.channels.layout import Ids, Layout, Mask
+from passes.channels.layout import Dim, Ids, Layout, Mask, axis_constants
 from passes.channels.records import Contraction, SizeEntry
 
 
@@ -70,7 +70,7 @@ def divided(x: Layout, count: int, graph: ChannelGraph) -> Heads:
     if count:
         if x.axes != (2,) or x.size(2) % count:
             raise NotFollowedError("its channels are not features of heads")
-        x = graph.refine(x, 2, (count,))
+        x = _only_head(x, graph) if count == 1 else graph.refine(x, 2, (count,))
     axes = [(dim.axis, dim.size) for dim in x.labelled]
     if len(x.ids) != 2 or x.dims != x.labelled or axes[1][0] != x.rank - 1:
         raise NotFollowedError("its channels are not heads and features")
@@ -78,6 +78,19 @@ def divided(x: Layout, count: int, graph: ChannelGraph) -> Heads:
     zero = np.broadcast_to(x.constants == 0, x.sizes)
     head = graph.independent(x.ids[0], {0})
     return Heads(layout=x, head=head, feature=x.ids[1], zero=zero)
+
+
+def _only_head(x: Layout, graph: ChannelGraph) -> Layout:
+    """All channels as features of one head, which stays."""
+    head = graph.new(1, 1)
+    graph.freeze(head, "attention: its only head")
+    features = graph.flat(x, 2).reshape(1, -1)
+    return Layout(
+        rank=x.rank,
+        dims=(Dim(axis=2, size=1), Dim(axis=2, size=features.size)),
+        ids=(head, features),
+        constants=axis_constants(x, 2).reshape(1, -1),
+    )
 
 
 def attend(node: ir.Node, graph: ChannelGraph, q: Heads, k: Heads, v: Heads) -> None:

@@ -330,3 +330,13 @@ def test_heads_of_a_mask_are_cut():
     model = network(standard_mask_by_head)
     _, pruned, _ = masked_and_pruned(model, TpruneConfig(density=0.5, multiple=1, heads="whole"))
     assert shape(pruned, "mask") == (HEADS // 2, LENGTH, LENGTH)
+
+
+def test_features_of_an_only_head():
+    def single(net: Net, x: ir.Value) -> ir.Value:
+        return contrib(net, "MultiHeadAttention", *project(net, x), num_heads=1)
+
+    model = network(single)
+    masked, pruned, _ = masked_and_pruned(model, TpruneConfig(density=0.5, multiple=1))
+    assert difference(masked, pruned) < 1e-5
+    assert {shape(pruned, f"{name}.weight") for name in "qkv"} == {(WIDTH, HEADS * SIZE // 2)}
