@@ -27,6 +27,7 @@ from passes.shrink import ShrinkConfig, ShrinkPass
 from passes.tprune_scores import weight_energies
 
 Sizes = NDArray[np.int64]
+Energies = NDArray[np.float64]
 Parts = list[list[int]]
 
 
@@ -76,13 +77,14 @@ class HeadsPass(CompressionPass):
         graph = prunable(model)
         excluded = left_out(model, self.context)
         freeze_left_out(graph, excluded)
+        energies = weight_energies(graph)
         reasons, parts = {}, {}
         for found in find_regions(model, graph):
             if isinstance(found, tuple):
                 reasons[found[0]] = f"its attention stays: {found[1]}"
                 continue
             name = found.closing.node.name or ""
-            parts[name], reasons[name] = self._decide(graph, found)
+            parts[name], reasons[name] = self._decide(graph, found, energies)
         before = layer_costs(model)
         layers = [
             _decision(each, parts.get(each.layer, []), {**reasons, **excluded})
@@ -108,9 +110,9 @@ class HeadsPass(CompressionPass):
         split_regions(model, chosen)
         return plan
 
-    def _decide(self, graph: ChannelGraph, region: Region) -> tuple[Parts, str]:
+    def _decide(self, graph: ChannelGraph, region: Region, energies: Energies) -> tuple[Parts, str]:
         """Heads that run together, or none; and why."""
-        sizes = self._sizes(graph, region)  # (H, kinds)
+        sizes = self._sizes(graph, region, energies)  # (H, kinds)
         if (sizes == sizes[0]).all():
             return [], "its heads have one size"
         saved = 1 - sizes.sum() / (len(sizes) * sizes.max(axis=0).sum())
@@ -123,10 +125,9 @@ class HeadsPass(CompressionPass):
         parts = [np.flatnonzero(which.reshape(-1) == kind).tolist() for kind in range(len(kinds))]
         return parts, f"heads of {len(parts)} sizes, apart: {saved:.0%} of the lines saved"
 
-    def _sizes(self, graph: ChannelGraph, region: Region) -> Sizes:
+    def _sizes(self, graph: ChannelGraph, region: Region, energies: Energies) -> Sizes:
         """Lines of every head that are not zero, of queries and keys, and of values; (H, 2)."""
         roots = graph.roots()
-        energies = weight_energies(graph)
         summed = np.zeros(len(roots), bool)
         for step in graph.flow:
             if isinstance(step, Contraction):

@@ -4,7 +4,7 @@ Of the output Y = Σ_h Y_h·W_h, W_h the rows of the projection behind head h, e
 its own. So copies of the region, each with some of the heads, add up to the whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ class Region:
 
     closing: Mixing
     nodes: tuple[ir.Node, ...]
-    weights: frozenset[ir.Value]
+    weights: tuple[ir.Value, ...]
     heads: Ids
     units: Ids
 
@@ -89,7 +89,8 @@ def _region(
         if any(marked[roots[ids]].any() for ids in layout.ids)
     }
     nodes = tuple(n for n in model.graph if n in closing_nodes or inside & set(n.outputs))
-    weights = frozenset(v for (v, _), ids in graph.slices.items() if marked[roots[ids]].any())
+    labelled = (v for (v, _), ids in graph.slices.items() if marked[roots[ids]].any())
+    weights = tuple(dict.fromkeys(labelled))
     reason = _why_not(closings, nodes, inside, weights)
     if reason:
         return name, reason
@@ -101,7 +102,7 @@ def _why_not(
     closings: Sequence[Mixing],
     nodes: Sequence[ir.Node],
     inside: set[ir.Value],
-    weights: frozenset[ir.Value],
+    weights: Sequence[ir.Value],
 ) -> str:
     """Why a region cannot be copied, or nothing."""
     if len(closings) > 1 or closings[0].node.op_type != "MatMul":
@@ -132,21 +133,28 @@ def split_regions(model: ir.Model, parts: Sequence[tuple[Region, Sequence[Sequen
         copies += list(zip(names, chosen, [region.units] * len(names), strict=True))
     graph = follow_channels(model, masked=True)
     mixings = {mixing.node.name: mixing for mixing in graph.mixings}
+    roots, made_of = graph.roots(), _parts(graph)
     gone = []
     for name, heads, units in copies:
-        owners = _owners(graph, mixings[name].reads, units)
+        owners = _owners(roots[mixings[name].reads], units, made_of)
         gone += [owners[head] for head in range(len(owners)) if head not in heads]
     remove_channels(model, graph, graph.without(gone), {})
 
 
-def _owners(graph: ChannelGraph, reads: Ids, units: Ids) -> list[Ids]:
-    """Roots of every head: what all channels of the head are made of, and no others."""
+def _parts(graph: ChannelGraph) -> dict[int, set[int]]:
+    """What every root is made of."""
     roots = graph.roots()
     parts: dict[int, set[int]] = {}
     for product in graph.products:
         for part in product.parts:
-            for whole, root in zip(roots[product.whole], roots[part], strict=True):
-                parts.setdefault(int(whole), set()).add(int(root))
+            pairs = zip(roots[product.whole].tolist(), roots[part].tolist(), strict=True)
+            for whole, root in pairs:
+                parts.setdefault(whole, set()).add(root)
+    return parts
+
+
+def _owners(channels: Ids, units: Ids, parts: Mapping[int, set[int]]) -> list[Ids]:
+    """Roots of every head: what all channels (C,) of the head are made of, and no others."""
 
     def made_of(root: int) -> set[int]:
         own = parts.get(root, set())
@@ -154,7 +162,7 @@ def _owners(graph: ChannelGraph, reads: Ids, units: Ids) -> list[Ids]:
 
     shared: dict[int, set[int]] = {}
     every: dict[int, set[int]] = {}
-    for root, unit in zip(roots[reads].tolist(), units.tolist(), strict=True):
+    for root, unit in zip(channels.tolist(), units.tolist(), strict=True):
         found = made_of(root)
         shared[unit] = shared.get(unit, found) & found
         every[unit] = every.get(unit, set()) | found

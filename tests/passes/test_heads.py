@@ -171,3 +171,10 @@ def test_the_bias_behind_stays_once():
     model = unequal()
     HeadsPass(HeadsConfig(multiple=2))(model)
     assert sum("o.bias" in (v.name or "") for v in model.graph.initializers.values()) == 1
+
+
+def test_equal_input_gives_equal_bytes():
+    one, other = (unequal() for _ in range(2))
+    for model in (one, other):
+        HeadsPass(HeadsConfig(multiple=2))(model)
+    assert ir.to_proto(one).SerializeToString() == ir.to_proto(other).SerializeToString()
