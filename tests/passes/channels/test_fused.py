@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.channels.groups import channel_groups, prunable
+from passes.channels.sizes import fixed_sizes
 from passes.tprune_config import TpruneConfig
 from tests.passes.channel_models import Net, difference
 from tests.passes.test_tprune import linear, masked_and_pruned, shape
@@ -340,3 +341,15 @@ def test_features_of_an_only_head():
     masked, pruned, _ = masked_and_pruned(model, TpruneConfig(density=0.5, multiple=1))
     assert difference(masked, pruned) < 1e-5
     assert {shape(pruned, f"{name}.weight") for name in "qkv"} == {(WIDTH, HEADS * SIZE // 2)}
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTENTION) - {"crossed", "grouped_query_packed"}))
+def test_shapes_behind_fused_operators_are_found(name):
+    model = network(ATTENTION[name])
+    expected = {}
+    for node in model.graph:
+        if node.domain == CONTRIB:
+            expected[node.outputs[0].name] = tuple(node.outputs[0].shape)
+            node.outputs[0].shape = None
+    sizes = fixed_sizes(model)
+    assert {name: sizes[name] for name in expected} == expected
