@@ -31,9 +31,10 @@ from samples.benchmarks.results import (
     table,
 )
 from samples.datasets import cifar10
-from toolchain.training.batches import Batch, Batches
+from toolchain.training.batches import Batches
 from toolchain.training.hybrid_conv import Bounded
 from toolchain.training.hybrid_network import HybridNetwork
+from toolchain.training.objectives import Batch
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
 

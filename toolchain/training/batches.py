@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, ...]
+from toolchain.training.objectives import Batch, Loss, Measure, classification_loss, top1
 
 
 class Batches(Protocol):
@@ -70,10 +70,21 @@ class TensorBatches:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Training and test data, cut into batches of the size that is asked for."""
+    """Training and test data, cut into batches of the size that is asked for.
+
+    Attributes:
+        train: batches of one epoch.
+        test: batches to measure on.
+        loss: what training lowers.
+        measure: metrics on batches of `test`.
+        metric: the one that counts.
+    """
 
     train: Callable[[int], Batches]
     test: Callable[[int], Batches]
+    loss: Loss = classification_loss
+    measure: Measure = top1
+    metric: str = "top1"
 
 
 def random_crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:

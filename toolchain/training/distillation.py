@@ -8,8 +8,7 @@ Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2
 import torch
 from torch import Tensor, nn
 
-from toolchain.training.batches import Batch
-from toolchain.training.trainer import Loss, model_device
+from toolchain.training.objectives import Batch, Loss, model_device
 
 
 def distillation_loss(teacher: nn.Module, share: float, temperature: float) -> Loss:

@@ -23,7 +23,7 @@ from passes.penni import PenniPass, readable_convs, rewrite
 from passes.shrink import ShrinkPass
 from toolchain.errors import VerificationError
 from toolchain.training.decomposed_conv import decomposed_convs, dense_copy
-from toolchain.training.trainer import model_device
+from toolchain.training.objectives import model_device
 
 OPSET = 18
 INPUT, OUTPUT = "input", "logits"

@@ -24,10 +24,11 @@ from toolchain.training.distillation import distillation_loss
 from toolchain.training.export import exported
 from toolchain.training.hooks import Hook, Penalty
 from toolchain.training.log import write_json
+from toolchain.training.objectives import Loss
 from toolchain.training.penni import Alternation, BalancedFactors
 from toolchain.training.pruning import Masks, PruneConfig, prune, report_sparsity
 from toolchain.training.train_config import TrainConfig
-from toolchain.training.trainer import Loss, Trainer, classification_loss, top1
+from toolchain.training.trainer import Trainer
 
 TEST_BATCH = 1000
 RESULT = "result.json"
@@ -53,11 +54,11 @@ class Run:
     masks: Masks | None = None
     teacher: nn.Module | None = None
 
-    def top1(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy on the test data in percent."""
+    def measure(self, model: nn.Module) -> Mapping[str, float]:
+        """Metrics on the test data."""
         model.eval()
         with torch.no_grad():
-            return top1(model, self.data.test(TEST_BATCH))
+            return self.data.measure(model, self.data.test(TEST_BATCH))
 
 
 class Stage(ABC):
@@ -118,7 +119,7 @@ class TrainStage(Stage):
             run.data.train(self.batch),
             self.config,
             loss=self._loss(run),
-            evaluate=run.top1,
+            evaluate=run.measure,
             hooks=self._hooks(run),
             folder=folder,
             progress=run.progress,
@@ -140,7 +141,7 @@ class TrainStage(Stage):
 
     def _loss(self, run: Run) -> Loss:
         if not self.distill:
-            return classification_loss
+            return run.data.loss
         if run.teacher is None:
             raise ConfigError("distill: there is no dense model to learn from; decompose first")
         return distillation_loss(run.teacher, self.distill, self.temperature)
@@ -155,12 +156,12 @@ class PruneStage(Stage):
     config: PruneConfig
 
     def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
-        """Returns accuracy and what is left of the weights."""
+        """Returns metrics and what is left of the weights."""
         dropped = prune(run.model, self.config)
         run.masks = Masks(kept={**Masks.of_nonzeros(run.model).kept, **dropped.kept})
         report = report_sparsity(run.model)
         counts = {"nonzero": report.nonzero, "compression": report.compression}
-        return {**run.top1(run.model), **counts}
+        return {**run.measure(run.model), **counts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +173,10 @@ class DecomposeStage(Stage):
     config: DecomposeConfig
 
     def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
-        """Returns accuracy and, for every convolution, what was done."""
+        """Returns metrics and, for every convolution, what was done."""
         run.teacher = copy.deepcopy(run.model)
         decisions = decompose(run.model, self.config)
-        return {**run.top1(run.model), "layers": {each.layer: each.reason for each in decisions}}
+        return {**run.measure(run.model), "layers": {each.layer: each.reason for each in decisions}}
 
 
 @dataclass(frozen=True, kw_only=True)

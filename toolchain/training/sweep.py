@@ -17,6 +17,8 @@ from toolchain.training.stages import Outcome, Run, run_stages, seeded
 
 RECIPE = "recipe.json"
 CURVE = "curve.svg"
+METRICS = {"top1": "top-1, %", "bleu": "BLEU"}
+"""How people write them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +28,12 @@ class CurvePoint:
     Attributes:
         label: for people, e.g. the strength.
         compression: weight elements in all for each that is left.
-        top1: percent.
+        quality: by the metric that counts for the data.
     """
 
     label: str
     compression: float
-    top1: float
+    quality: float
 
 
 def run_recipe(
@@ -62,33 +64,33 @@ def run_recipe(
         run = Run(model=model.to(device), data=data, folder=place, progress=progress)
         outcomes.append((factor, run_stages(run, recipe.with_strength(factor))))
     if len(outcomes) > 1:
-        points = [curve_point(f"×{factor:g}", outcome) for factor, outcome in outcomes]
-        (folder / CURVE).write_text(draw_curves({"penalties": points}))
+        points = [curve_point(f"×{factor:g}", each, data.metric) for factor, each in outcomes]
+        (folder / CURVE).write_text(draw_curves({"penalties": points}, data.metric))
     return outcomes
 
 
-def curve_point(label: str, outcome: Outcome) -> CurvePoint:
-    """The point of one run: its last accuracy and what is left of its weights."""
-    top1 = next(stage["top1"] for stage in reversed(outcome.stages) if "top1" in stage)
+def curve_point(label: str, outcome: Outcome, metric: str = "top1") -> CurvePoint:
+    """The point of one run: its last measurement and what is left of its weights."""
+    quality = next(stage[metric] for stage in reversed(outcome.stages) if metric in stage)
     size = sum(torch.Size(tensor["shape"]).numel() for tensor in outcome.sparsity)
-    return CurvePoint(label=label, compression=size / max(outcome.nonzero, 1), top1=top1)
+    return CurvePoint(label=label, compression=size / max(outcome.nonzero, 1), quality=quality)
 
 
-def draw_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> str:
-    """Accuracy over compression as SVG text, one line for each method."""
+def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], metric: str = "top1") -> str:
+    """A metric over compression as SVG text, one line for each method."""
     clouds = [
         Cloud(
             name=name,
-            points=[Point(x=p.compression, y=p.top1, label=p.label) for p in _by_size(points)],
+            points=[Point(x=p.compression, y=p.quality, label=p.label) for p in _by_size(points)],
             line=True,
         )
         for name, points in curves.items()
     ]
     return scatter(
-        title="Accuracy over compression",
+        title=f"{METRICS.get(metric, metric)} over compression",
         clouds=clouds,
         x_label="weights in all for each that is left",
-        y_label="top-1, %",
+        y_label=METRICS.get(metric, metric),
         x_log=True,
     )
 

@@ -22,11 +22,15 @@ class TrainConfig:
     optimizer: Literal["sgd", "adam"] = _option("sgd", "SGD with Nesterov momentum, or Adam")
     lr: float = _option(0.1, "learning rate at the start")
     momentum: float = _option(0.9, "of SGD")
+    beta2: float = _option(0.999, "of Adam: memory of the second moments")
+    clip: float = _option(0.0, "largest norm of the gradient of all parameters; 0 sets none")
     weight_decay: float = _option(0.0, "factor of L2 in the optimiser")
     schedule: Literal["constant", "cosine", "step"] = _option("cosine", "of the learning rate")
+    warmup: float = _option(0.0, "share of the run in which the learning rate rises from 0")
     milestones: tuple[float, ...] = _option((0.5, 0.75), "of 'step': shares of the run")
     decay: float = _option(0.1, "of 'step': factor at each milestone")
     precision: Literal["float32", "bfloat16"] = _option("float32", "of activations")
+    average: int = _option(1, "last epochs whose parameters are averaged at the end")
     channels_last: bool = _option(True, "keep images as (N, H, W, C) in memory")
     evaluate_every: int = _option(1, "epochs from one evaluation to the next; the last has one")
     seed: int = _option(0, "of order, augmentation and dropout")
@@ -37,20 +41,26 @@ class TrainConfig:
         Raises:
             ConfigError: a value makes no sense.
         """
-        for name, least in (("epochs", 1), ("evaluate_every", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("evaluate_every", 1), ("average", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr is {self.lr:g}, expected more than 0")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"weight_decay is {self.weight_decay:g}, expected 0 or more")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum is {self.momentum:g}, expected 0 or more, below 1")
+        for name in ("weight_decay", "clip"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name):g}, expected 0 or more")
+        for name in ("momentum", "beta2", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ConfigError(f"{name} is {value:g}, expected 0 or more, below 1")
         if not all(0 < share < 1 for share in self.milestones):
             raise ConfigError(f"milestones are {self.milestones}, expected shares between 0 and 1")
 
     def learning_rate(self, progress: float) -> float:
-        """At a share of the run between 0 and 1."""
+        """At a share of the run between 0 and 1; the schedule follows the warm-up."""
+        if progress < self.warmup:
+            return self.lr * progress / self.warmup
+        progress = (progress - self.warmup) / (1 - self.warmup)
         match self.schedule:
             case "constant":
                 return self.lr
@@ -63,7 +73,12 @@ class TrainConfig:
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Over all parameters, so that those frozen for a while keep their state."""
         if self.optimizer == "adam":
-            return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay)
+            return torch.optim.Adam(
+                model.parameters(),
+                self.lr,
+                betas=(0.9, self.beta2),
+                weight_decay=self.weight_decay,
+            )
         return torch.optim.SGD(
             model.parameters(),
             self.lr,

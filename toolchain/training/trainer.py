@@ -17,41 +17,18 @@ from torch import Tensor, nn
 
 from passes.framework import Progress
 from toolchain.errors import UsageError
-from toolchain.training.batches import Batch, Batches
+from toolchain.training.batches import Batches
 from toolchain.training.checkpoint import load_state, save_state
 from toolchain.training.hooks import Hook
 from toolchain.training.log import Record, write_csv
+from toolchain.training.objectives import Batch, Loss, classification_loss, model_device
 from toolchain.training.train_config import TrainConfig
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 
-Loss = Callable[[nn.Module, Batch], Tensor]
-"""The mean loss of a batch, a scalar."""
 Evaluation = Callable[[nn.Module], Mapping[str, float]]
 """Metrics by name; called in eval mode without gradients."""
-
-
-def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross entropy of (inputs, class numbers)."""
-    inputs, labels = batch
-    return nn.functional.cross_entropy(model(inputs), labels)
-
-
-def top1(model: nn.Module, batches: Batches) -> dict[str, float]:
-    """``{"top1": percent}`` of (inputs, class numbers), on the device of the model."""
-    device = model_device(model)
-    right = total = 0
-    for inputs, labels in batches:
-        scores: Tensor = model(inputs.to(device))
-        right += int((scores.argmax(1) == labels.to(device)).sum())
-        total += len(labels)
-    return {"top1": 100 * right / total}
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """Where the parameters are; the CPU for a model without any."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 class Trainer:
@@ -91,6 +68,7 @@ class Trainer:
         self._progress = progress
         self._device = model_device(model)
         self._optimizer = config.make_optimizer(model)
+        self._mean: dict[str, Tensor] = {}
         if config.channels_last:
             _lay_out_channels_last(model)
 
@@ -107,7 +85,9 @@ class Trainer:
         self._restore()
         for epoch in range(len(self.history), self._config.epochs):
             start = time.perf_counter()
-            record = self._train_epoch(epoch) | self._measure(epoch)
+            record = self._train_epoch(epoch)
+            self._average(epoch)
+            record |= self._measure(epoch)
             record["seconds"] = time.perf_counter() - start
             self.history.append(record)
             self._store()
@@ -145,10 +125,25 @@ class Trainer:
         penalty = sum((term for term in terms if term is not None), torch.zeros_like(loss))
         self._optimizer.zero_grad(set_to_none=True)
         (loss + penalty).backward()  # type: ignore[no-untyped-call]
+        if self._config.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip)
         self._optimizer.step()
         for hook in self._hooks:
             hook.after_step(self.model)
         return torch.stack([loss.detach(), penalty.detach()]).float()
+
+    def _average(self, epoch: int) -> None:
+        """Adds up the parameters of the last epochs; the model ends with their mean."""
+        config = self._config
+        if config.average == 1 or epoch < config.epochs - config.average:
+            return
+        state = self.model.state_dict()
+        for name, tensor in state.items():
+            if tensor.is_floating_point():
+                share = tensor / min(config.average, config.epochs)
+                self._mean[name] = self._mean[name] + share if name in self._mean else share
+        if epoch + 1 == config.epochs:
+            self.model.load_state_dict(state | self._mean)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         images = self._config.channels_last and tensor.ndim == 4
@@ -165,7 +160,7 @@ class Trainer:
 
     def _line(self, epoch: int) -> str:
         known = self.history[-1] if self.history else {}
-        shown = ("loss", "top1")
+        shown = ("loss", "top1", "bleu")
         values = " ".join(f"{key} {known[key]:.4g}" for key in shown if key in known)
         return f"epoch {epoch + 1} {values}".rstrip()
 
@@ -178,6 +173,7 @@ class Trainer:
             "history": self.history,
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "mean": self._mean,
         }
         save_state(self._folder / CHECKPOINT, state)
         write_csv(self._folder / LOG, self.history)
@@ -192,6 +188,7 @@ class Trainer:
             )
         self.history = list(state["history"])
         self.model.load_state_dict(state["model"])
+        self._mean = state["mean"]
         self._optimizer.load_state_dict(state["optimizer"])
 
 

@@ -12,7 +12,7 @@ from toolchain.training.decomposed_conv import DecomposeConfig, decompose
 from toolchain.training.export import exported
 from toolchain.training.hooks import Penalty
 from toolchain.training.pruning import PruneConfig, prune
-from toolchain.training.trainer import top1
+from toolchain.training.objectives import top1
 
 
 def test_the_methods_work_in_a_loop_of_ones_own(tmp_path) -> None:

@@ -12,7 +12,8 @@ from toolchain.training.hooks import Penalty
 from toolchain.training.penni import Alternation, BalancedFactors
 from toolchain.training.pruning import PruneConfig, prune
 from toolchain.training.train_config import TrainConfig
-from toolchain.training.trainer import Trainer, classification_loss
+from toolchain.training.objectives import classification_loss
+from toolchain.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""What a model is trained for and measured by; classification, where nothing else is said."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, ...]
+Loss = Callable[[nn.Module, Batch], Tensor]
+"""The mean loss of a batch, a scalar."""
+Measure = Callable[[nn.Module, Iterable[Batch]], Mapping[str, float]]
+"""Metrics by name, of a model in eval mode without gradients."""
+
+
+def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross entropy of (inputs, class numbers)."""
+    inputs, labels = batch
+    return nn.functional.cross_entropy(model(inputs), labels)
+
+
+def top1(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """``{"top1": percent}`` of (inputs, class numbers), on the device of the model."""
+    device = model_device(model)
+    right = total = 0
+    for inputs, labels in batches:
+        scores: Tensor = model(inputs.to(device))
+        right += int((scores.argmax(1) == labels.to(device)).sum())
+        total += len(labels)
+    return {"top1": 100 * right / total}
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Where the parameters are; the CPU for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
