@@ -24,7 +24,7 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from passes.channels.inputs import Shape
-from passes.channels.sizes import fixed_sizes
+from passes.channels.sizes import computes_sizes, fixed_sizes
 from passes.conv import free_name
 from runtimes.external_data import load_external
 from runtimes.operators import MIN_IR_VERSION, MIN_OPSET
@@ -79,6 +79,19 @@ def prepare(model: ir.Model) -> ir.Model:
     _restore_names(model, names)
     common.NameFixPass()(model)
     return model
+
+
+def fold_sizes(model: ir.Model) -> None:
+    """Makes sizes constants, as `prepare` does, and leaves weights as they are, under their names.
+
+    Transposed weights, which `prepare` stores as new ones, remain views of what a network was
+    trained as.
+    """
+    common.LiftConstantsToInitializersPass(lift_all_constants=False)(model)
+    for _ in range(2):
+        optimizer.fold_constants(model, onnx_shape_inference=False, should_fold=computes_sizes)
+        if not write_out_sizes(model):
+            break
 
 
 def write_out_sizes(model: ir.Model) -> bool:

@@ -66,6 +66,7 @@ def translation_data(train: Pairs, test: Pairs, pieces: int) -> Dataset:
         loss=translation_loss,
         measure=measure,
         metric="bleu",
+        inputs=lambda batch: (batch[0], batch[1][:, :-1]),
     )
 
 

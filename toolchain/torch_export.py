@@ -1,9 +1,11 @@
 """A torch module as an ONNX file, checked in onnxruntime against torch.
 
-The module goes through torch's dynamo exporter with the first axis of every input left open.
+The module goes through torch's dynamo exporter with the first axis of every input left open, and
+those that have a name instead of a size.
 """
 
 import contextlib
+import inspect
 import io
 import logging
 import pickle
@@ -27,6 +29,8 @@ OPSET = 18
 BATCHES = (1, 3)
 """Sizes that the result is checked at; it is exported at another one."""
 EXPORTED_BATCH = 2
+FREE = (5, 9, 7, 11, 6)
+"""Sizes of named axes in examples, one after the other; larger by the batch, so that they vary."""
 TOLERANCE = 1e-4
 """Largest ‖Δy‖ / ‖y‖ of an output."""
 
@@ -37,18 +41,18 @@ class InputShape:
 
     Attributes:
         name: in the ONNX file.
-        sizes: of one sample.
+        sizes: of one sample; a name where the size is left open.
         dtype: of its elements.
     """
 
     name: str
-    sizes: tuple[int, ...]
+    sizes: tuple[int | str, ...]
     dtype: torch.dtype = torch.float32
 
-    def example(self, batch: int, seed: int = 0) -> Tensor:
+    def example(self, batch: int, free: Mapping[str, int], seed: int = 0) -> Tensor:
         """Random numbers, or zeros and ones where elements are whole numbers."""
         generator = torch.Generator().manual_seed(seed)
-        shape = (batch, *self.sizes)
+        shape = (batch, *(size if isinstance(size, int) else free[size] for size in self.sizes))
         if self.dtype.is_floating_point:
             return torch.randn(shape, generator=generator).to(self.dtype)
         return torch.randint(2, shape, generator=generator).to(self.dtype)
@@ -56,6 +60,8 @@ class InputShape:
 
 def parse_input(text: str, position: int) -> InputShape:
     """Parses ``[NAME=]SIZE,SIZE,...[:DTYPE]``; the batch is not among the sizes.
+
+    A size is a number, or a name: inputs that share it have the same size there.
 
     Raises:
         UsageError: it is not of that form.
@@ -66,10 +72,14 @@ def parse_input(text: str, position: int) -> InputShape:
     parts = [part for part in sizes.split(",") if part]
     if not isinstance(dtype, torch.dtype) or (equals and not name):
         raise UsageError(f"--input {text}: expected [NAME=]SIZE,SIZE,...[:DTYPE]")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--input {text}: sizes are positive numbers, without the batch")
+    if not all(part.isidentifier() or (part.isdecimal() and int(part) > 0) for part in parts):
+        raise UsageError(f"--input {text}: sizes are positive numbers or names, without the batch")
     default = "input" if position == 0 else f"input{position + 1}"
-    return InputShape(name=name or default, sizes=tuple(map(int, parts)), dtype=dtype)
+    return InputShape(name=name or default, sizes=tuple(map(_size, parts)), dtype=dtype)
+
+
+def _size(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def build_module(source: str, factory: Callable[..., Any], state: Path | None) -> nn.Module:
@@ -99,14 +109,21 @@ def build_module(source: str, factory: Callable[..., Any], state: Path | None) -
     return module.eval()
 
 
-def export(module: nn.Module, inputs: Sequence[InputShape]) -> ir.Model:
+def export(
+    module: nn.Module, inputs: Sequence[InputShape], outputs: Sequence[str] = ()
+) -> ir.Model:
     """What torch's exporter makes of a module.
+
+    Args:
+        module: to be exported.
+        inputs: what it is called with, in order.
+        outputs: their names in the file; () leaves them to torch.
 
     Raises:
         UnreadableError: it cannot export the module.
     """
-    examples = tuple(each.example(EXPORTED_BATCH) for each in inputs)
-    batch = torch.export.Dim("N")
+    free = free_sizes(inputs, EXPORTED_BATCH)
+    examples = tuple(each.example(EXPORTED_BATCH, free) for each in inputs)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # of torch about itself
@@ -118,7 +135,8 @@ def export(module: nn.Module, inputs: Sequence[InputShape]) -> ir.Model:
                 verbose=False,
                 opset_version=OPSET,
                 input_names=[each.name for each in inputs],
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                output_names=list(outputs) or None,
+                dynamic_shapes=_dynamic_shapes(module, inputs),
             )
     except Exception as error:  # torch.export raises whatever the module runs into
         raise UnreadableError(
@@ -126,6 +144,27 @@ def export(module: nn.Module, inputs: Sequence[InputShape]) -> ir.Model:
         ) from error
     assert program is not None
     return finish(program.model)
+
+
+def free_sizes(inputs: Sequence[InputShape], batch: int) -> dict[str, int]:
+    """Sizes of named axes for examples."""
+    names = dict.fromkeys(size for each in inputs for size in each.sizes if isinstance(size, str))
+    return {name: FREE[i % len(FREE)] + batch for i, name in enumerate(names)}
+
+
+def _dynamic_shapes(module: nn.Module, inputs: Sequence[InputShape]) -> tuple[Any, ...]:
+    """The form that torch wants: what ``*args`` takes is a tuple of its own."""
+    dims = {name: torch.export.Dim(name) for name in free_sizes(inputs, EXPORTED_BATCH)}
+    batch = torch.export.Dim("N")
+    shapes = tuple(
+        {0: batch, **{i: dims[s] for i, s in enumerate(each.sizes, 1) if isinstance(s, str)}}
+        for each in inputs
+    )
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:first], shapes[first:])
 
 
 def deviation(module: nn.Module, path: Path, inputs: Sequence[InputShape]) -> float:
@@ -136,7 +175,8 @@ def deviation(module: nn.Module, path: Path, inputs: Sequence[InputShape]) -> fl
     """
     runner, worst = Runner(path), 0.0
     for batch in BATCHES:
-        examples = [each.example(batch, seed=batch) for each in inputs]
+        free = free_sizes(inputs, batch)
+        examples = [each.example(batch, free, seed=batch) for each in inputs]
         feeds = {each.name: x.numpy() for each, x in zip(inputs, examples, strict=True)}
         with torch.no_grad():
             expected = _flat(module(*examples))

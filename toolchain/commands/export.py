@@ -31,23 +31,29 @@ SCHEMA = "optc-export/1"
     multiple=True,
     required=True,
     metavar="[NAME=]SIZE,...[:DTYPE]",
-    help="Sizes of one sample, without the batch: image=3,224,224; repeats.",
+    help="Sizes of one sample, without the batch: image=3,224,224, or ids=LENGTH:int64; repeats.",
 )
+@click.option("--output-name", "names", multiple=True, help="Of an output; repeats, in order.")
 @click.option("-o", "--output", type=MODEL, required=True, help="The model file to write.")
 @json_option
 def command(
-    source: str, state: Path | None, shapes: tuple[str, ...], output: Path, as_json: bool
+    source: str,
+    state: Path | None,
+    shapes: tuple[str, ...],
+    names: tuple[str, ...],
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Export a torch module, or what a function without arguments returns.
 
-    Batches of any size can be fed to the result. It is run in onnxruntime and compared with torch
+    Batches of any size can be fed to the result, and a size that has a name is free as well. It is run in onnxruntime and compared with torch
     before it gets its name.
     """
     torch_export = _exporter()
     ensure_writable(output)
     inputs = [torch_export.parse_input(text, index) for index, text in enumerate(shapes)]
     module = torch_export.build_module(source, find_function(source), state)
-    model = torch_export.export(module, inputs)
+    model = torch_export.export(module, inputs, names)
     with staged_model(model, output) as staged:
         deviation = torch_export.deviation(module, staged, inputs)
         accepted = deviation <= torch_export.TOLERANCE

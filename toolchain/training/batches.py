@@ -78,6 +78,7 @@ class Dataset:
         loss: what training lowers.
         measure: metrics on batches of `test`.
         metric: the one that counts.
+        inputs: what of a batch the model is called with.
     """
 
     train: Callable[[int], Batches]
@@ -85,6 +86,7 @@ class Dataset:
     loss: Loss = classification_loss
     measure: Measure = top1
     metric: str = "top1"
+    inputs: Callable[[Batch], Batch] = lambda batch: batch[:1]
 
 
 def random_crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:

@@ -31,17 +31,17 @@ LARGEST_DEVIATION = 1e-4
 """Of an exported weight from s[k]·W[k], relative."""
 
 
-def exported(model: nn.Module, example: Tensor) -> ir.Model:
-    """The model in eval mode, with input ``input`` and output ``logits``.
+def exported(model: nn.Module, *examples: Tensor) -> ir.Model:
+    """The model in eval mode, with output ``logits``, and ``input`` where it has one input.
 
     Args:
         model: with decomposed convolutions or without; not changed.
-        example: an input of two or more samples; their number is left open.
+        examples: inputs of two or more samples; their number is left open.
 
     Raises:
         VerificationError: the exporter changed a weight in a way that is not a scale.
     """
-    result = prepare(dense_onnx(dense_copy(model), example))
+    result = prepare(dense_onnx(dense_copy(model), *examples))
     convs = decomposed_convs(model)
     followers: tuple[CompressionPass, ...] = (ShrinkPass(),)
     if convs:
@@ -64,8 +64,11 @@ def exported(model: nn.Module, example: Tensor) -> ir.Model:
     return finish(result)
 
 
-def dense_onnx(model: nn.Module, example: Tensor) -> ir.Model:
-    """What torch's exporter makes of a model; initializers are named like parameters."""
+def dense_onnx(model: nn.Module, *examples: Tensor) -> ir.Model:
+    """What torch's exporter makes of a model; initializers are named like parameters.
+
+    The first axis of every input is left open; one input is named ``input``.
+    """
     model.eval()
     batch = torch.export.Dim("N")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -73,14 +76,14 @@ def dense_onnx(model: nn.Module, example: Tensor) -> ir.Model:
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             model,
-            (example.to(model_device(model)),),
+            tuple(example.to(model_device(model)) for example in examples),
             dynamo=True,
             optimize=False,
             verbose=False,
             opset_version=OPSET,
-            input_names=[INPUT],
+            input_names=[INPUT] if len(examples) == 1 else None,
             output_names=[OUTPUT],
-            dynamic_shapes=({0: batch},),
+            dynamic_shapes=tuple({0: batch} for _ in examples),
         )
     assert program is not None
     return program.model

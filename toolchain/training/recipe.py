@@ -29,6 +29,7 @@ from toolchain.data_sources import find_function
 from toolchain.errors import OptcError, UnreadableError, UsageError
 from toolchain.recipe import check_keys, did_you_mean, read_document, typed_value
 from toolchain.training.hooks import Penalty
+from toolchain.training.line_pruning import LinePenalty
 from toolchain.training.regularizers import LEAST_AXES, Blocks, Groups
 from toolchain.training.stages import STAGES, Stage, TrainStage
 
@@ -190,11 +191,11 @@ def _value(value: Any, hint: Any, where: str, key: str = "") -> Any:
     if typing.get_origin(hint) in (tuple, Sequence):
         item_hint = typing.get_args(hint)[0]
         return tuple(_value(item, item_hint, where) for item in _listed(value))
-    if hint is Penalty:
+    if hint in (Penalty, LinePenalty):
         if not isinstance(value, dict):
             raise UsageError(f"{where}: each is a mapping with regularizer and strength")
-        check_keys(value, list(_option_types(Penalty)), where)
-        return _build(Penalty, value, where)
+        check_keys(value, list(_option_types(hint)), where)
+        return _build(hint, value, where)
     return typed_value(value, hint, where)
 
 
@@ -216,7 +217,8 @@ def _groups(value: Any, where: str) -> Groups:
 def _scaled(stage: Stage, factor: float) -> Stage:
     if not isinstance(stage, TrainStage) or factor == 1:
         return stage
-    penalties = tuple(
-        dataclasses.replace(each, strength=factor * each.strength) for each in stage.penalties
+    penalties, lines = (
+        tuple(dataclasses.replace(each, strength=factor * each.strength) for each in several)
+        for several in (stage.penalties, stage.lines)
     )
-    return dataclasses.replace(stage, penalties=penalties)
+    return dataclasses.replace(stage, penalties=penalties, lines=lines)

@@ -9,6 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,13 @@ from toolchain.training.decomposed_conv import DecomposeConfig, decompose, decom
 from toolchain.training.distillation import distillation_loss
 from toolchain.training.export import exported
 from toolchain.training.hooks import Hook, Penalty
+from toolchain.training.line_pruning import (
+    LinePenalty,
+    LinePruneConfig,
+    PenalisedLines,
+    prune_lines,
+)
+from toolchain.training.lines import LineGroup, coupled_lines
 from toolchain.training.log import write_json
 from toolchain.training.objectives import Loss
 from toolchain.training.penni import Alternation, BalancedFactors
@@ -54,6 +62,11 @@ class Run:
     masks: Masks | None = None
     teacher: nn.Module | None = None
 
+    @cached_property
+    def lines(self) -> tuple[LineGroup, ...]:
+        """Lines of the model that go together; found when they are first asked for."""
+        return coupled_lines(self.model, self.data.inputs(next(iter(self.data.test(2)))))
+
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Metrics on the test data."""
         model.eval()
@@ -79,6 +92,7 @@ class TrainStage(Stage):
         config: of the trainer.
         batch: samples of a step.
         penalties: added to the loss.
+        lines: penalties on lines that go together, added as well.
         alternate: epochs for which coefficients and bases of decomposed convolutions are trained
             in turn; 0 trains both at once.
         distill: share of the loss that compares with the outputs of the dense model.
@@ -90,6 +104,7 @@ class TrainStage(Stage):
     config: TrainConfig
     batch: int = 128
     penalties: tuple[Penalty, ...] = ()
+    lines: tuple[LinePenalty, ...] = ()
     alternate: int = 0
     distill: float = 0.0
     temperature: float = 4.0
@@ -129,6 +144,7 @@ class TrainStage(Stage):
 
     def _hooks(self, run: Run) -> list[Hook]:
         hooks: list[Hook] = [*self.penalties]
+        hooks += [PenalisedLines(options=each, groups=run.lines) for each in self.lines]
         if run.masks is not None:
             hooks.append(run.masks)
         if decomposed_convs(run.model):
@@ -157,11 +173,28 @@ class PruneStage(Stage):
 
     def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
         """Returns metrics and what is left of the weights."""
-        dropped = prune(run.model, self.config)
-        run.masks = Masks(kept={**Masks.of_nonzeros(run.model).kept, **dropped.kept})
-        report = report_sparsity(run.model)
-        counts = {"nonzero": report.nonzero, "compression": report.compression}
-        return {**run.measure(run.model), **counts}
+        return _pruned(run, prune(run.model, self.config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneLinesStage(Stage):
+    """Drops lines that go together; later stages hold them at zero."""
+
+    name: ClassVar[str] = "prune-lines"
+
+    config: LinePruneConfig
+
+    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
+        """Returns metrics and what is left of the weights."""
+        return _pruned(run, prune_lines(run.model, run.lines, self.config))
+
+
+def _pruned(run: Run, dropped: Masks) -> Mapping[str, Any]:
+    """Holds what was dropped, and all other zeros of weights."""
+    run.masks = Masks(kept={**Masks.of_nonzeros(run.model).kept, **dropped.kept})
+    report = report_sparsity(run.model)
+    counts = {"nonzero": report.nonzero, "compression": report.compression}
+    return {**run.measure(run.model), **counts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +226,8 @@ class ExportStage(Stage):
 
     def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
         """Returns what the model costs."""
-        example = next(iter(run.data.test(2)))[0]
-        model = exported(run.model, example)
+        examples = run.data.inputs(next(iter(run.data.test(2))))
+        model = exported(run.model, *examples)
         cost = model_cost(model)
         if run.folder is not None:
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +236,8 @@ class ExportStage(Stage):
 
 
 STAGES: Mapping[str, type[Stage]] = {
-    stage.name: stage for stage in (TrainStage, PruneStage, DecomposeStage, ExportStage)
+    stage.name: stage
+    for stage in (TrainStage, PruneStage, PruneLinesStage, DecomposeStage, ExportStage)
 }
 """By the name that recipes use."""
 
