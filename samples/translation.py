@@ -119,7 +119,7 @@ def search(
 
 
 def _continuations(scores: Array, ended: NDArray[np.bool_]) -> Array:
-    """log p of every next token; `PAD` is the only one, and certain, after the end."""
+    """Log p of every next token; `PAD` is the only one, and certain, after the end."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     chances: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     chances[:, PAD] = -np.inf

@@ -21,6 +21,8 @@ COMMANDS = {
     "eval": ("toolchain.commands.evaluate", "Score a classifier on labelled data."),
     "bench": ("toolchain.commands.bench", "Time models side by side."),
     "export": ("toolchain.commands.export", "Turn a torch module into a model, and check it."),
+    "join": ("toolchain.commands.join", "Make one model of two that share an interface."),
+    "split": ("toolchain.commands.split", "Take the parts of a joined model out again."),
     "simulate": ("toolchain.commands.simulate", "Simulate a model on accelerators."),
     "train": ("toolchain.commands.train", "Train for compression as a recipe says."),
     "build-ops": ("toolchain.commands.build_ops", "Build the native operator library."),

@@ -71,6 +71,8 @@ def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
                 value.shape = None if None in dims else ir.Shape(dims)
     for value in copy.graph.initializers.values():
         tensor = value.const_value
+        if tensor is not None:  # a folded constant may still have the open sizes of its node
+            value.shape = ir.Shape(tensor.shape)
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SHAPE_BYTES:
             value.const_value = ir.tensor(tensor.numpy(), name=value.name)
     sizes = _inferred(copy)

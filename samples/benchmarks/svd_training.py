@@ -25,8 +25,8 @@ from toolchain.training.hooks import Hook, Penalty
 from toolchain.training.log import write_json
 from toolchain.training.low_rank import SIGMA, Form, LowRankConfig, Orthogonality, factorize
 from toolchain.training.low_rank_pruning import drop_energy, energy_for_macs, report_ranks
-from toolchain.training.train_config import TrainConfig
 from toolchain.training.objectives import top1
+from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
 
 MODELS = {"resnet20": resnet.resnet20, "resnet56": resnet.resnet56}

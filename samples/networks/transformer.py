@@ -7,10 +7,14 @@ and values, and makes those of the source once (see `Transformer.encode` and `Tr
 """
 
 import math
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from toolchain.training.checkpoint import load_state
 
 PAD = 0
 """Token that fills up shorter sentences."""
@@ -227,13 +231,24 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
 
 
+def pretrained(weights: str, **sizes: Any) -> Transformer:
+    """A `Transformer` with the parameters in a checkpoint of `optc train`.
+
+    Raises:
+        UnreadableError: the file is missing or damaged.
+    """
+    model = Transformer(**sizes)
+    model.load_state_dict(load_state(Path(weights))["model"])
+    return model
+
+
 def padding_mask(source: Tensor) -> Tensor:
     """What is added to scores of source tokens, (N, 1, 1, S): −∞ where ids are `PAD`."""
     return torch.where(source == PAD, -math.inf, 0.0)[:, None, None, :]
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """sin and cos of position · 10000^(−2i / width), (length, width)."""
+    """Sin and cos of position · 10000^(−2i / width), (length, width)."""
     rates = 10000 ** (-torch.arange(0, width, 2) / width)  # (width / 2,)
     angles = torch.arange(length)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)

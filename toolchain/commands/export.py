@@ -46,8 +46,8 @@ def command(
 ) -> None:
     """Export a torch module, or what a function without arguments returns.
 
-    Batches of any size can be fed to the result, and a size that has a name is free as well. It is run in onnxruntime and compared with torch
-    before it gets its name.
+    Batches of any size can be fed to the result, and a size that has a name is free as well. It is
+    run in onnxruntime and compared with torch before it gets its name.
     """
     torch_export = _exporter()
     ensure_writable(output)

@@ -30,6 +30,7 @@ from toolchain.training.line_pruning import (
     PenalisedLines,
     prune_lines,
 )
+from toolchain.training.line_report import LineReportConfig, report_lines
 from toolchain.training.lines import LineGroup, coupled_lines
 from toolchain.training.log import write_json
 from toolchain.training.objectives import Loss
@@ -53,6 +54,7 @@ class Run:
         progress: called while a stage trains.
         masks: zeros that are held from here on; None before the first pruning.
         teacher: the model before it was decomposed, to distill from.
+        chosen: lines that an analysis has chosen; None before there was one.
     """
 
     model: nn.Module
@@ -61,9 +63,15 @@ class Run:
     progress: Progress = lambda done, total, label: None
     masks: Masks | None = None
     teacher: nn.Module | None = None
+    chosen: tuple[LineGroup, ...] | None = None
+
+    @property
+    def lines(self) -> tuple[LineGroup, ...]:
+        """Lines to be penalised and pruned: those chosen, or all."""
+        return self.all_lines if self.chosen is None else self.chosen
 
     @cached_property
-    def lines(self) -> tuple[LineGroup, ...]:
+    def all_lines(self) -> tuple[LineGroup, ...]:
         """Lines of the model that go together; found when they are first asked for."""
         return coupled_lines(self.model, self.data.inputs(next(iter(self.data.test(2)))))
 
@@ -189,6 +197,27 @@ class PruneLinesStage(Stage):
         return _pruned(run, prune_lines(run.model, run.lines, self.config))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportLinesStage(Stage):
+    """Says how sparse every weight and group of lines is, and chooses lines for what follows."""
+
+    name: ClassVar[str] = "report-lines"
+
+    config: LineReportConfig
+
+    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
+        """Returns metrics, shares of small lines, and the groups that are chosen."""
+        report = report_lines(run.model, run.all_lines, self.config)
+        run.chosen = report.chosen
+        weights = {
+            name: {**asdict(each), "direction": each.direction}
+            for name, each in report.weights.items()
+        }
+        chosen = [group.name for group in report.chosen]
+        found = {"weights": weights, "groups": dict(report.groups), "chosen": chosen}
+        return {**run.measure(run.model), **found}
+
+
 def _pruned(run: Run, dropped: Masks) -> Mapping[str, Any]:
     """Holds what was dropped, and all other zeros of weights."""
     run.masks = Masks(kept={**Masks.of_nonzeros(run.model).kept, **dropped.kept})
@@ -237,7 +266,14 @@ class ExportStage(Stage):
 
 STAGES: Mapping[str, type[Stage]] = {
     stage.name: stage
-    for stage in (TrainStage, PruneStage, PruneLinesStage, DecomposeStage, ExportStage)
+    for stage in (
+        TrainStage,
+        PruneStage,
+        PruneLinesStage,
+        ReportLinesStage,
+        DecomposeStage,
+        ExportStage,
+    )
 }
 """By the name that recipes use."""
 

@@ -8,8 +8,8 @@ import torch
 
 from tests.toolchain.training import tiny
 from toolchain.training.hooks import Penalty
-from toolchain.training.train_config import TrainConfig
 from toolchain.training.objectives import top1
+from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
 
 

@@ -11,8 +11,8 @@ from tests.toolchain.training import tiny
 from toolchain.training.decomposed_conv import DecomposeConfig, decompose
 from toolchain.training.export import exported
 from toolchain.training.hooks import Penalty
-from toolchain.training.pruning import PruneConfig, prune
 from toolchain.training.objectives import top1
+from toolchain.training.pruning import PruneConfig, prune
 
 
 def test_the_methods_work_in_a_loop_of_ones_own(tmp_path) -> None:

@@ -9,10 +9,10 @@ from tests.toolchain.training import tiny
 from toolchain.training.decomposed_conv import DecomposeConfig, decompose
 from toolchain.training.distillation import distillation_loss
 from toolchain.training.hooks import Penalty
+from toolchain.training.objectives import classification_loss
 from toolchain.training.penni import Alternation, BalancedFactors
 from toolchain.training.pruning import PruneConfig, prune
 from toolchain.training.train_config import TrainConfig
-from toolchain.training.objectives import classification_loss
 from toolchain.training.trainer import Trainer
 
 

@@ -14,8 +14,8 @@ from passes.framework import ConfigError
 from tests.toolchain.training import killed_run, tiny
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.training.hooks import Hook, Penalty
-from toolchain.training.train_config import TrainConfig
 from toolchain.training.objectives import top1
+from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import CHECKPOINT, LOG, Trainer
 
 EPOCHS = 12
