@@ -6,10 +6,8 @@ over those that are done.
 """
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,79 +15,23 @@ import torch
 from torch import nn
 
 from passes.cost import model_cost
-from passes.framework import ConfigError, Progress
+from passes.framework import ConfigError
 from toolchain.model_io import save_model
-from toolchain.training.batches import Dataset
 from toolchain.training.decomposed_conv import DecomposeConfig, decompose, decomposed_convs
 from toolchain.training.distillation import distillation_loss
 from toolchain.training.export import exported
 from toolchain.training.hooks import Hook, Penalty
-from toolchain.training.line_pruning import (
-    LinePenalty,
-    LinePruneConfig,
-    PenalisedLines,
-    prune_lines,
-)
-from toolchain.training.line_report import LineReportConfig, report_lines
-from toolchain.training.lines import LineGroup, coupled_lines
+from toolchain.training.line_pruning import LinePenalty, PenalisedLines
+from toolchain.training.line_stages import PruneLinesStage, ReportLinesStage
 from toolchain.training.log import write_json
 from toolchain.training.objectives import Loss
 from toolchain.training.penni import Alternation, BalancedFactors
-from toolchain.training.pruning import Masks, PruneConfig, prune, report_sparsity
+from toolchain.training.pruning import PruneConfig, prune, report_sparsity
+from toolchain.training.run import Run, Stage, hold_pruned
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
 
-TEST_BATCH = 1000
 RESULT = "result.json"
-
-
-@dataclass(kw_only=True, eq=False)
-class Run:
-    """What stages work on.
-
-    Attributes:
-        model: changed by the stages.
-        data: to train and to measure on.
-        folder: of checkpoints, logs and results; None keeps nothing.
-        progress: called while a stage trains.
-        masks: zeros that are held from here on; None before the first pruning.
-        teacher: the model before it was decomposed, to distill from.
-        chosen: lines that an analysis has chosen; None before there was one.
-    """
-
-    model: nn.Module
-    data: Dataset
-    folder: Path | None = None
-    progress: Progress = lambda done, total, label: None
-    masks: Masks | None = None
-    teacher: nn.Module | None = None
-    chosen: tuple[LineGroup, ...] | None = None
-
-    @property
-    def lines(self) -> tuple[LineGroup, ...]:
-        """Lines to be penalised and pruned: those chosen, or all."""
-        return self.all_lines if self.chosen is None else self.chosen
-
-    @cached_property
-    def all_lines(self) -> tuple[LineGroup, ...]:
-        """Lines of the model that go together; found when they are first asked for."""
-        return coupled_lines(self.model, self.data.inputs(next(iter(self.data.test(2)))))
-
-    def measure(self, model: nn.Module) -> Mapping[str, float]:
-        """Metrics on the test data."""
-        model.eval()
-        with torch.no_grad():
-            return self.data.measure(model, self.data.test(TEST_BATCH))
-
-
-class Stage(ABC):
-    """One step of a run; a frozen dataclass of options."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
-        """Does its work on `run`, keeps files in `folder`, returns metrics for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,49 +123,7 @@ class PruneStage(Stage):
 
     def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
         """Returns metrics and what is left of the weights."""
-        return _pruned(run, prune(run.model, self.config))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneLinesStage(Stage):
-    """Drops lines that go together; later stages hold them at zero."""
-
-    name: ClassVar[str] = "prune-lines"
-
-    config: LinePruneConfig
-
-    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
-        """Returns metrics and what is left of the weights."""
-        return _pruned(run, prune_lines(run.model, run.lines, self.config))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportLinesStage(Stage):
-    """Says how sparse every weight and group of lines is, and chooses lines for what follows."""
-
-    name: ClassVar[str] = "report-lines"
-
-    config: LineReportConfig
-
-    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
-        """Returns metrics, shares of small lines, and the groups that are chosen."""
-        report = report_lines(run.model, run.all_lines, self.config)
-        run.chosen = report.chosen
-        weights = {
-            name: {**asdict(each), "direction": each.direction}
-            for name, each in report.weights.items()
-        }
-        chosen = [group.name for group in report.chosen]
-        found = {"weights": weights, "groups": dict(report.groups), "chosen": chosen}
-        return {**run.measure(run.model), **found}
-
-
-def _pruned(run: Run, dropped: Masks) -> Mapping[str, Any]:
-    """Holds what was dropped, and all other zeros of weights."""
-    run.masks = Masks(kept={**Masks.of_nonzeros(run.model).kept, **dropped.kept})
-    report = report_sparsity(run.model)
-    counts = {"nonzero": report.nonzero, "compression": report.compression}
-    return {**run.measure(run.model), **counts}
+        return hold_pruned(run, prune(run.model, self.config))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from toolchain.svg import Cloud, Point, scatter
 from toolchain.training.batches import Dataset
 from toolchain.training.log import json_form, read_json, write_json
 from toolchain.training.recipe import TrainingRecipe
-from toolchain.training.stages import Outcome, Run, run_stages, seeded
+from toolchain.training.run import Run
+from toolchain.training.stages import Outcome, run_stages, seeded
 
 RECIPE = "recipe.json"
 CURVE = "curve.svg"

@@ -11,13 +11,12 @@ from tests.toolchain.training import tiny
 from toolchain.training.decomposed_conv import DecomposeConfig
 from toolchain.training.hooks import Penalty
 from toolchain.training.pruning import PruneConfig
+from toolchain.training.run import Run, Stage
 from toolchain.training.stages import (
     RESULT,
     DecomposeStage,
     Outcome,
     PruneStage,
-    Run,
-    Stage,
     TrainStage,
     run_stages,
     seeded,

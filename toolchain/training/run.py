@@ -1,0 +1,75 @@
+"""What the stages of a compression run work on, and what a stage is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from passes.framework import Progress
+from toolchain.training.batches import Dataset
+from toolchain.training.lines import LineGroup, coupled_lines
+from toolchain.training.pruning import Masks, report_sparsity
+
+TEST_BATCH = 1000
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """What stages work on.
+
+    Attributes:
+        model: changed by the stages.
+        data: to train and to measure on.
+        folder: of checkpoints, logs and results; None keeps nothing.
+        progress: called while a stage trains.
+        masks: zeros that are held from here on; None before the first pruning.
+        teacher: the model before it was decomposed, to distill from.
+        chosen: lines that an analysis has chosen; None before there was one.
+    """
+
+    model: nn.Module
+    data: Dataset
+    folder: Path | None = None
+    progress: Progress = lambda done, total, label: None
+    masks: Masks | None = None
+    teacher: nn.Module | None = None
+    chosen: tuple[LineGroup, ...] | None = None
+
+    @property
+    def lines(self) -> tuple[LineGroup, ...]:
+        """Lines to be penalised and pruned: those chosen, or all."""
+        return self.all_lines if self.chosen is None else self.chosen
+
+    @cached_property
+    def all_lines(self) -> tuple[LineGroup, ...]:
+        """Lines of the model that go together; found when they are first asked for."""
+        return coupled_lines(self.model, self.data.inputs(next(iter(self.data.test(2)))))
+
+    def measure(self, model: nn.Module) -> Mapping[str, float]:
+        """Metrics on the test data."""
+        model.eval()
+        with torch.no_grad():
+            return self.data.measure(model, self.data.test(TEST_BATCH))
+
+
+class Stage(ABC):
+    """One step of a run; a frozen dataclass of options."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
+        """Does its work on `run`, keeps files in `folder`, returns metrics for people."""
+
+
+def hold_pruned(run: Run, dropped: Masks) -> Mapping[str, Any]:
+    """Holds what was dropped, and all other zeros of weights."""
+    run.masks = Masks(kept={**Masks.of_nonzeros(run.model).kept, **dropped.kept})
+    report = report_sparsity(run.model)
+    counts = {"nonzero": report.nonzero, "compression": report.compression}
+    return {**run.measure(run.model), **counts}
