@@ -24,7 +24,7 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from passes.channels.inputs import Shape
-from passes.channels.sizes import computes_sizes, fixed_sizes
+from passes.channels.sizes import fixed_sizes
 from passes.conv import free_name
 from runtimes.external_data import load_external
 from runtimes.operators import MIN_IR_VERSION, MIN_OPSET
@@ -81,17 +81,21 @@ def prepare(model: ir.Model) -> ir.Model:
     return model
 
 
-def fold_sizes(model: ir.Model) -> None:
-    """Makes sizes constants, as `prepare` does, and leaves weights as they are, under their names.
+def fold_around_weights(model: ir.Model) -> None:
+    """Folds constants, as `prepare` does, except what is made of initializers.
 
     Transposed weights, which `prepare` stores as new ones, remain views of what a network was
-    trained as.
+    trained as, and keep their names.
     """
+    weights = set(model.graph.initializers.values())
+
+    def should_fold(node: ir.Node) -> bool | None:
+        return False if weights & set(node.inputs) else None
+
     common.LiftConstantsToInitializersPass(lift_all_constants=False)(model)
-    for _ in range(2):
-        optimizer.fold_constants(model, onnx_shape_inference=False, should_fold=computes_sizes)
-        if not write_out_sizes(model):
-            break
+    optimizer.fold_constants(model, onnx_shape_inference=False, should_fold=should_fold)
+    if write_out_sizes(model):
+        optimizer.fold_constants(model, onnx_shape_inference=False, should_fold=should_fold)
 
 
 def write_out_sizes(model: ir.Model) -> bool:

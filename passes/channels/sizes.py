@@ -78,12 +78,12 @@ def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
     sizes = _inferred(copy)
     values = [value.name for node in copy.graph for value in node.outputs]
     if any(None in sizes.get(name or "", (None,)) for name in values):
-        optimizer.fold_constants(copy, onnx_shape_inference=True, should_fold=computes_sizes)
+        optimizer.fold_constants(copy, onnx_shape_inference=True, should_fold=_computes_sizes)
         sizes |= _inferred(copy)
     return sizes
 
 
-def computes_sizes(node: ir.Node) -> bool | None:
+def _computes_sizes(node: ir.Node) -> bool | None:
     """False for nodes that read tables: the sizes assumed here may be beyond their rows."""
     tensors = [None if value is None else value.const_value for value in node.inputs]
     table = any(tensor is not None and tensor.dtype.is_floating_point() for tensor in tensors)

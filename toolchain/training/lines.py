@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from passes.channels.graph import ChannelGraph
 from passes.channels.groups import prunable
-from passes.cleanup import fold_sizes
+from passes.cleanup import fold_around_weights
 from passes.framework import ConfigError
 from toolchain.training.export import dense_onnx
-from toolchain.training.regularizers import safe_sqrt
+from toolchain.training.regularizers import full_precision, safe_sqrt
 
 Place = tuple[str, int]
 """Name of a parameter and one of its axes."""
@@ -60,12 +60,15 @@ class LineGroup:
 
     def norms(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """‖w_g‖₂ over all slices of a line, in all members, (lines,)."""
-        energy = torch.zeros(len(self) + 1, device=next(iter(parameters.values())).device)
+        energy: Tensor | None = None
         for (name, axis), lines in self.members.items():
-            squares = parameters[name].float().square()
+            squares = full_precision(parameters[name]).square()
             others = [other for other in range(squares.ndim) if other != axis]
             each = squares.sum(others) if others else squares  # (size,)
+            if energy is None:
+                energy = each.new_zeros(len(self) + 1)
             energy = energy.index_add(0, lines.to(energy.device), each)
+        assert energy is not None
         return safe_sqrt(energy[:-1])
 
 
@@ -85,7 +88,7 @@ def coupled_lines(model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[LineG
     training = model.training
     exported = dense_onnx(model, *examples)
     model.train(training)
-    fold_sizes(exported)
+    fold_around_weights(exported)
     graph = prunable(exported)
     names = {name for name, _ in model.named_parameters()}
     groups = tuple(_group(keys, places) for keys, places in _same_places(graph, names))

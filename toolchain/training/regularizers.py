@@ -114,7 +114,7 @@ def group_norms(x: Tensor, groups: Groups) -> Tensor:
     Raises:
         ValueError: x has too few axes for the groups.
     """
-    x = _full_precision(x)
+    x = full_precision(x)
     if groups == "element":
         return x.abs()
     if isinstance(groups, Blocks):
@@ -165,7 +165,8 @@ def _block_sums(squares: Tensor, blocks: Blocks) -> Tensor:
     return tiles.sum(dim=(-3, -1))
 
 
-def _full_precision(x: Tensor) -> Tensor:
+def full_precision(x: Tensor) -> Tensor:
+    """The tensor with at least float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -175,7 +176,7 @@ def _unit_scaled(x: Tensor) -> Tensor:
     The factor counts as a constant. That leaves every derivative of a scale-invariant function
     exact: f(x/c) = f(x) for each c. Below √tiny the tensor counts as zero.
     """
-    x = _full_precision(x)
+    x = full_precision(x)
     if not x.numel():
         return x
     largest = x.detach().abs().amax()
