@@ -58,6 +58,12 @@ def unary(transfer: Unary) -> Rule:
     return rule
 
 
+def cast_like(node: ir.Node, graph: ChannelGraph) -> None:
+    """CastLike: of its second input only the type matters."""
+    graph.handle(node, 1)
+    unary(zero_only)(node, graph)
+
+
 def add(a: Constants, b: Constants) -> Constants:
     """Of two addends."""
     return a + b

@@ -18,6 +18,7 @@ from passes.channels.concat import concat
 from passes.channels.elementwise import (
     Rule,
     add,
+    cast_like,
     clip,
     divide,
     either,
@@ -107,11 +108,12 @@ RULES: dict[tuple[str, str], Rule] = {
     (STANDARD, "Identity"): unary(same),
     (STANDARD, "Dropout"): unary(same),
     (STANDARD, "Relu"): unary(relu),
+    (STANDARD, "CastLike"): cast_like,
     (STANDARD, "Clip"): unary(clip),
     **{
         (STANDARD, name): unary(zero_only)
         for name in (
-            *("Abs", "Neg", "Sign", "Sqrt", "Floor", "Ceil", "Round", "Cast", "CastLike"),
+            *("Abs", "Neg", "Sign", "Sqrt", "Floor", "Ceil", "Round", "Cast"),
             *("LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "Swish"),
             *("HardSwish", "Tanh", "Softsign", "Erf", "Sin", "Sinh", "Tan", "Atan", "Asinh"),
             *("MaxPool", "AveragePool", "LpPool"),

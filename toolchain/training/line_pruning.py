@@ -146,12 +146,11 @@ def _limit(
     if config.threshold is not None:
         return config.threshold
     relative = [_relative(e, u) for e, u in zip(energies, units, strict=True)]
-    places = [list(group.members) for group in groups]
 
     def left(limit: float) -> float:
         counts = [_count(each, limit, config.multiple) for each in relative]
         shares = [n / len(each) for n, each in zip(counts, relative, strict=True)]
-        return _share_left(places, shares, parameters)
+        return _share_left(groups, shares, parameters)
 
     steps = torch.cat(relative).sort().values.tolist()
     low, high = -1, len(steps) - 1
@@ -165,11 +164,15 @@ def _limit(
 
 
 def _share_left(
-    places: Sequence[Sequence[Place]], shares: Sequence[float], parameters: Mapping[str, Tensor]
+    groups: Sequence[LineGroup], shares: Sequence[float], parameters: Mapping[str, Tensor]
 ) -> float:
-    """Share of the parameters with lines that is left."""
+    """Share of the parameters with lines that is left when groups keep these shares of theirs."""
+    along: dict[Place, float] = {}
+    for group, share in zip(groups, shares, strict=True):
+        for place, lines in group.members.items():
+            lost = float((lines < len(group)).float().mean()) * (1 - share)
+            along[place] = along.get(place, 1.0) - lost
     left: dict[str, float] = {}
-    for group, share in zip(places, shares, strict=True):
-        for name, _ in group:
-            left[name] = left.get(name, float(parameters[name].numel())) * share
+    for (name, _), share in along.items():
+        left[name] = left.get(name, float(parameters[name].numel())) * share
     return sum(left.values()) / sum(parameters[name].numel() for name in left)

@@ -10,7 +10,7 @@ Source: TPrune (Mao et al., ACM TCPS 5(3), 2021) for pruning by lines; the coupl
 the removal exact.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,7 +28,8 @@ from toolchain.training.regularizers import full_precision, safe_sqrt
 Place = tuple[str, int]
 """Name of a parameter and one of its axes."""
 Key = tuple[int, ...]
-"""Classes that a line is made of: its head and the feature of the head, or one class."""
+"""Classes that a slice is made of, such as its head and the feature of the head, or one class. The
+last one is the line: a feature belongs to one head unless all heads share it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,49 +92,42 @@ def coupled_lines(model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[LineG
     fold_around_weights(exported)
     graph = prunable(exported)
     names = {name for name, _ in model.named_parameters()}
-    groups = tuple(_group(keys, places) for keys, places in _same_places(graph, names))
+    groups = tuple(_groups(graph, names))
     if not groups:
         raise ConfigError("the model has no lines that could be removed")
     return groups
 
 
-def _same_places(
-    graph: ChannelGraph, names: Iterable[str]
-) -> Iterator[tuple[list[Key], dict[Place, list[Key]]]]:
-    """Keys of lines that are in the same places, and the keys of all slices of these places."""
-    frozen = graph.frozen()
-    slices = {
-        (value.name or "", axis): keys
-        for (value, axis), keys in _keys(graph).items()
-        if value.name in set(names)
-    }
-    tables = _tables(graph)
-    found: dict[Key, list[Place]] = {}
-    for place, keys in slices.items():
-        for key in dict.fromkeys(keys):
-            found.setdefault(key, []).append(place)
-    together: dict[tuple[Place, ...], list[Key]] = {}
-    for key, places in found.items():
-        if not any(root in frozen for root in key) and not tables & set(places):
-            together.setdefault(tuple(places), []).append(key)
-    for same, keys in together.items():
-        yield keys, {place: slices[place] for place in same}
+def _groups(graph: ChannelGraph, names: set[str]) -> Iterator[LineGroup]:
+    """Lines that are in the same places of parameters of these names."""
+    frozen, tables = graph.frozen(), _tables(graph)
+    keys = {place: key for place, key in _keys(graph).items() if place[0] in names}
+    places: dict[int, list[Place]] = {}
+    heads: dict[int, set[Key]] = {}
+    for place, slices in keys.items():
+        for line in dict.fromkeys(key[-1] for key in slices):
+            places.setdefault(line, []).append(place)
+        for key in slices:
+            heads.setdefault(key[-1], set()).add(key[-2:-1])
+    together: dict[tuple[Place, ...], list[int]] = {}
+    for line, same in places.items():
+        if line not in frozen and not tables & set(same):
+            together.setdefault(tuple(same), []).append(line)
+    for same, lines in together.items():
+        number = {line: index for index, line in enumerate(lines)}
+        found = [min(heads[line]) if len(heads[line]) == 1 else () for line in lines]
+        rows = {head: row for row, head in enumerate(dict.fromkeys(found))}
+        yield LineGroup(
+            members={
+                place: torch.tensor([number.get(key[-1], len(lines)) for key in keys[place]])
+                for place in same
+            },
+            rows=torch.tensor([rows[head] for head in found]),
+        )
 
 
-def _group(keys: list[Key], places: Mapping[Place, list[Key]]) -> LineGroup:
-    number = {key: line for line, key in enumerate(keys)}
-    heads = {head: row for row, head in enumerate(dict.fromkeys(key[:-1] for key in keys))}
-    return LineGroup(
-        members={
-            place: torch.tensor([number.get(key, len(keys)) for key in slices])
-            for place, slices in places.items()
-        },
-        rows=torch.tensor([heads[key[:-1]] for key in keys]),
-    )
-
-
-def _keys(graph: ChannelGraph) -> dict[tuple[object, int], list[Key]]:
-    """The key of every slice of every initializer."""
+def _keys(graph: ChannelGraph) -> dict[Place, list[Key]]:
+    """What every slice of every initializer is made of."""
     roots = graph.roots()
     parts: dict[int, Key] = {}
     for product in graph.products:
@@ -145,15 +139,15 @@ def _keys(graph: ChannelGraph) -> dict[tuple[object, int], list[Key]]:
         return tuple(k for part in parts[root] for k in key(part)) if root in parts else (root,)
 
     return {
-        place: [key(root) for root in roots[ids].tolist()] for place, ids in graph.slices.items()
+        (value.name or "", axis): [key(root) for root in roots[ids].tolist()]
+        for (value, axis), ids in graph.slices.items()
     }
 
 
 def _tables(graph: ChannelGraph) -> set[Place]:
     """Axes of looked-up tables."""
-    values = {value for value, _ in graph.slices}
     return {
         (value.name or "", axis)
         for value, axis in graph.slices
-        if value in values and any(use.node.op_type == "Gather" for use in value.uses())
+        if any(use.node.op_type == "Gather" and use.idx == 0 for use in value.uses())
     }

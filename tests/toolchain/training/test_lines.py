@@ -75,6 +75,24 @@ def test_a_line_keeps_its_place_in_every_head(groups) -> None:
     assert group.rows[first].tolist() == [0] * 4 + [1] * 4
 
 
+def test_packed_projections_of_torch_are_taken_apart() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True, norm_first=True)
+    found = coupled_lines(layer, (torch.randn(2, 5, 16),))
+    packed = {("self_attn.in_proj_weight", 0), ("self_attn.in_proj_bias", 0)}
+    queries, *others = [group for group in found if set(group.members) == packed]
+    assert not others and (len(queries), queries.heads) == (16, 2)
+    lines = queries.members["self_attn.in_proj_weight", 0]
+    assert (lines[:16] == lines[16:32]).all() and (lines[32:] == 16).all()
+    [values] = [g for g in found if set(g.members) == {*packed, ("self_attn.out_proj.weight", 1)}]
+    lines = values.members["self_attn.in_proj_weight", 0]
+    assert (lines[:32] == 16).all()
+    assert (lines[32:] == values.members["self_attn.out_proj.weight", 1]).all()
+    prune_lines(layer, found, LinePruneConfig(params=0.5, multiple=1))
+    weights = {name for group in found for name, _ in group.members}
+    left = sum(int((dict(layer.named_parameters())[name] != 0).sum()) for name in weights)
+    assert left <= 0.5 * sum(dict(layer.named_parameters())[name].numel() for name in weights)
+
+
 def test_channels_of_a_convolution_go_with_what_normalises_and_reads_them() -> None:
     model = tiny.network()
     found = coupled_lines(model, (torch.randn(2, 1, 6, 6),))
