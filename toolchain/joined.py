@@ -212,36 +212,73 @@ def _zero_caches(graph: ir.Graph, names: Iterable[str]) -> _Start:
     caches = [value for value in graph.inputs if value.name in set(names)]
     free = list(dict.fromkeys(d for v in caches for d in _dims(v)[1:] if not isinstance(d, int)))
     lengths = _value(LENGTHS, ir.DataType.INT64, ("N", *(str(dim) for dim in free)))
-    one = _constant(f"{SECOND}one", np.ones(1, np.int64))
-    nodes, constants = [], [one]
-
-    def size(axis: int) -> ir.Value:
-        value = _value(f"{LENGTHS}.{axis}", ir.DataType.INT64, (1,))
-        attributes = {"start": axis, "end": axis + 1}
-        nodes.append(ir.node("Shape", [lengths], attributes, outputs=[value], name=value.name))
-        return value
-
-    sizes = {dim: size(axis) for axis, dim in enumerate(free, start=1)}
-    batch = size(0)
-    for value in caches:
-        dims = _dims(value)
-        dtype = value.dtype or ir.DataType.FLOAT
-        fixed = [1, *(dim if isinstance(dim, int) else 1 for dim in dims[1:])]
-        zeros = _constant(f"{SECOND}{value.name}.zeros", np.zeros(fixed, dtype.numpy()))
-        constants.append(zeros)
-        shape = _value(f"{SECOND}{value.name}.shape", ir.DataType.INT64, (len(dims),))
-        parts = [batch, *(one if isinstance(dim, int) else sizes[dim] for dim in dims[1:])]
-        cache = _value(value.name or "", dtype, ("N", *(d if d else "?" for d in dims[1:])))
-        nodes += [
-            ir.node("Concat", parts, {"axis": 0}, outputs=[shape], name=shape.name),
-            ir.node("Expand", [zeros, shape], outputs=[cache], name=f"{SECOND}{value.name}"),
-        ]
-        _feed(graph, {value.name or "": cache})
+    nodes, constants, sizes = [], [], []
+    for axis in range(len(free) + 1):
+        size = _value(f"{LENGTHS}.{axis}", ir.DataType.INT64, (1,))
+        bounds = {"start": axis, "end": axis + 1}
+        nodes.append(ir.node("Shape", [lengths], bounds, outputs=[size], name=size.name))
+        sizes.append(size)
+    known = dict(zip(free, sizes[1:], strict=True))
+    for cache in caches:
+        found = [known[dim] for dim in _dims(cache)[1:] if not isinstance(dim, int)]
+        made = _zeros(cache, [sizes[0], *found])
+        nodes += made.nodes
+        constants += made.constants
+        _feed(graph, {cache.name or "": made.value})
     return _Start(lengths=lengths, constants=tuple(constants), nodes=tuple(nodes))
 
 
-def _value(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+@dataclass(frozen=True, kw_only=True)
+class _Zeros:
+    value: ir.Value
+    constants: list[ir.Value]
+    nodes: list[ir.Node]
+
+
+def _zeros(cache: ir.Value, free: Sequence[ir.Value]) -> _Zeros:
+    """Zeros of a cache's shape, made of one for all its fixed axes together.
+
+    So heads and features of a cache are divided as those of a projection are, and can be removed
+    with them.
+
+    Args:
+        cache: the input, (N, ...).
+        free: sizes of its free axes, N first, (1,) each.
+    """
+    name, dims = f"{SECOND}{cache.name}", _dims(cache)
+    fixed = [axis for axis, dim in enumerate(dims) if axis and isinstance(dim, int)]
+    order = [0, *(axis for axis in range(1, len(dims)) if axis not in fixed), *fixed]
+    widths = np.array([dims[axis] for axis in fixed], np.int64)
+    dtype = cache.dtype or ir.DataType.FLOAT
+    flat = (1,) * len(free) + (int(widths.prod()),)
+    constants = [
+        _constant(f"{name}.zeros", np.zeros(flat, dtype.numpy())),
+        _constant(f"{name}.one", np.ones(1, np.int64)),
+        _constant(f"{name}.widths", widths),
+    ]
+    zeros, one, divided = constants
+    shapes = [_value(f"{name}.shape{n}", ir.DataType.INT64, None) for n in (1, 2)]
+    wide, split = (_value(f"{name}.{what}", dtype, None) for what in ("expanded", "divided"))
+    value = _value(cache.name or "", dtype, ["N", *(d or "?" for d in dims[1:])])
+    nodes = [
+        ir.node("Concat", [*free, one], {"axis": 0}, outputs=[shapes[0]], name=f"{name}.shape"),
+        ir.node("Expand", [zeros, shapes[0]], outputs=[wide], name=f"{name}.expand"),
+        ir.node("Concat", [*free, divided], {"axis": 0}, outputs=[shapes[1]], name=f"{name}.sizes"),
+        ir.node("Reshape", [wide, shapes[1]], outputs=[split], name=f"{name}.divide"),
+        ir.node(
+            "Transpose",
+            [split],
+            {"perm": [order.index(axis) for axis in range(len(order))]},
+            outputs=[value],
+            name=f"{name}.order",
+        ),
+    ]
+    return _Zeros(value=value, constants=constants, nodes=nodes)
+
+
+def _value(name: str, dtype: ir.DataType, shape: Sequence[int | str] | None) -> ir.Value:
+    known = None if shape is None else ir.Shape(shape)
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=known)
 
 
 def _constant(name: str, array: NDArray[Any]) -> ir.Value:

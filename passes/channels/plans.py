@@ -117,13 +117,23 @@ def planned_channels(graph: ChannelGraph, planned: Mapping[str, Removal], name: 
         except IndexError as error:
             raise PlanError(f"plan of {name}, layer '{layer}': {error}") from error
     frozen = np.isin(np.arange(len(roots)), list(graph.frozen()))
+    told = np.zeros(len(roots), bool)  # what layers say something of
+    for mixing in graph.mixings:
+        told[roots[mixing.reads]] = told[roots[mixing.writes]] = True
     for product in graph.products:  # heads and features go when all that is made of them does
         for part in product.parts:
             kept[roots[part]] = frozen[roots[part]]
+            told[roots[part]] = True
+    untold = [product for product in graph.products if not told[roots[product.whole]].any()]
+    for product in untold:  # such as constants: they follow from their parts
+        kept[roots[product.whole]] = frozen[roots[product.whole]]
     before = -1
     while before != kept.sum():
         before = kept.sum()
         for product in graph.products:
             for part in product.parts:
                 kept[roots[part[kept[roots[product.whole]]]]] = True
+    for product in untold:
+        parts = [kept[roots[part]] for part in product.parts]
+        kept[roots[product.whole]] = np.all(parts, axis=0)
     return kept[roots]

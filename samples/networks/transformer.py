@@ -211,7 +211,7 @@ class Transformer(nn.Module):
         for layer, source, past in zip(self.decoder, sources, pasts, strict=True):
             x, cache = layer(x, past, source, None, padding)
             caches.append(cache)
-        return self._scores(x)[:, 0], caches
+        return self._scores(x[:, 0]), caches
 
     def _embed(self, table: nn.Embedding, ids: Tensor, start: int) -> Tensor:
         x = table(ids) * table.embedding_dim**0.5

@@ -1,0 +1,244 @@
+"""Translation pruned by lines: quality, size and time of several training runs.
+
+    optc train samples/recipes/translation_dense.yaml
+    optc train samples/recipes/translation_shs.yaml
+    python -m samples.benchmarks.translation quality --run dense=samples/recipes/translation_dense \
+        --run shs=samples/recipes/translation_shs --source DIR --work WORK
+    python -m samples.benchmarks.translation time --source DIR --work WORK
+
+`quality` makes the ONNX files of every run in WORK and translates test_2016_flickr with them;
+`time` measures them beside each other. BLEU is sacreBLEU of raw text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import sacrebleu
+
+from samples.benchmarks.results import RESULTS, machine, publish, store, stored, table
+from samples.benchmarks.translation_forms import Form, make_forms
+from samples.multi30k import PIECES, read_pairs, train_tokenizer
+from samples.onnx_translator import OnnxTranslator
+from samples.translation import Tokenizer, translate
+from toolchain.bench import BenchConfig, measure
+from toolchain.svg import Cloud, Point, scatter
+
+NAME = "translation"
+BEAM = 4
+TIMED = 20
+"""Sentences that are translated one after the other, one at a time."""
+SOURCE, PAST = 15, 8
+"""Tokens of a typical source, and of half its translation."""
+THREADS = (1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One pair of files.
+
+    Attributes:
+        method: of training.
+        bits: of weights, 32 or 8.
+        parameters: without the tables of tokens and positions.
+        nbytes: of both files.
+        greedy: BLEU on test_2016_flickr.
+        beam: BLEU with a beam of 4.
+        milliseconds: medians, by what was timed and by threads.
+    """
+
+    method: str
+    bits: int
+    parameters: int
+    nbytes: int
+    greedy: float
+    beam: float
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def measure_quality(form: Form, tokenizer: Tokenizer, pairs: tuple[list[str], list[str]]) -> Row:
+    """Translates the test set."""
+    english, german = pairs
+    translator = OnnxTranslator(form.folder)
+    greedy, beam = (
+        sacrebleu.corpus_bleu(
+            translate(translator, tokenizer, english, batch=50, beam=width), [german]
+        ).score
+        for width in (1, BEAM)
+    )
+    click.echo(f"{form.method}, {form.bits} bits: {greedy:.2f}, {beam:.2f}", err=True)
+    return Row(
+        method=form.method,
+        bits=form.bits,
+        parameters=form.parameters,
+        nbytes=form.nbytes,
+        greedy=greedy,
+        beam=beam,
+    )
+
+
+def time_forms(
+    forms: Sequence[Form], tokenizer: Tokenizer, sentences: Sequence[str], threads: int, rounds: int
+) -> list[dict[str, float]]:
+    """Median milliseconds of an encoder run, a decoder step and a sentence, forms alternating."""
+    translators = [OnnxTranslator(form.folder, threads) for form in forms]
+    source = np.random.default_rng(0).integers(4, len(tokenizer), (1, SOURCE))
+    states = [translator.start(source) for translator in translators]
+    for _ in range(PAST):
+        states = [t.step(source[:, 0], s)[1] for t, s in zip(translators, states, strict=True)]
+    feeds: list[dict[str, Any]] = [{} for _ in forms]
+    runs = {
+        "encoder": [lambda _, t=t: t.start(source) for t in translators],
+        "token": [
+            lambda _, t=t, s=s: t.step(source[:, 0], s)
+            for t, s in zip(translators, states, strict=True)
+        ],
+        "sentence": [
+            lambda _, t=t: translate(t, tokenizer, sentences, batch=1) for t in translators
+        ],
+    }
+    found: list[dict[str, float]] = [{} for _ in forms]
+    for what, several in runs.items():
+        scale = len(sentences) if what == "sentence" else 1
+        config = BenchConfig(threads=threads, rounds=rounds if scale == 1 else max(5, rounds // 10))
+        times = measure(several, feeds, config, lambda done, total, label: None)
+        for result, each in zip(found, times, strict=True):
+            result[f"{what} {threads}"] = float(np.median(each)) / scale
+    return found
+
+
+def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
+    """Writes all numbers as JSON, the table as Markdown and the curve as SVG."""
+    store(NAME, rows, known, out)
+    dense = {row.bits: row for row in rows if row.method == "dense"}
+    timed = [f"{what} {n}" for what in ("encoder", "token", "sentence") for n in THREADS]
+    headers = (
+        "training",
+        "bits",
+        "parameters",
+        "files",
+        "BLEU",
+        f"beam {BEAM}",
+        *timed,
+        "speed-up",
+    )
+    lines = [
+        [
+            row.method,
+            str(row.bits),
+            f"{row.parameters / 1e6:.2f} M",
+            f"{row.nbytes / 1e6:.1f} MB",
+            f"{row.greedy:.2f}",
+            f"{row.beam:.2f}",
+            *(_milliseconds(row, what) for what in timed),
+            _speedup(dense.get(32), row),
+        ]
+        for row in rows
+    ]
+    note = (
+        "Multi30k, English to German, test_2016_flickr, sacreBLEU of raw text; parameters without "
+        "the tables of tokens and positions. Times are medians of alternating turns, in "
+        f"milliseconds at 1 and 2 threads: encoder, {SOURCE} tokens; decoder step after {PAST} "
+        f"tokens; one sentence, greedy, of {TIMED}. Speed-up: sentence at 1 thread, against dense "
+        f"in 32 bits. Made by `python -m samples.benchmarks.translation` on {known['cpu']} "
+        f"({known['isa']}, {known['cores']} cores), onnxruntime {known['onnxruntime']}. A row is a "
+        "run of `samples/recipes/translation_NAME.yaml`, with one seed."
+    )
+    publish(NAME, ["# Translation pruned by lines", table(headers, lines), note], out)
+    (out / f"{NAME}.svg").write_text(_curve(rows))
+
+
+def _milliseconds(row: Row, what: str) -> str:
+    return f"{row.milliseconds[what]:.3g}" if what in row.milliseconds else "–"
+
+
+def _speedup(dense: Row | None, row: Row) -> str:
+    key = f"sentence {THREADS[0]}"
+    if dense is None or key not in dense.milliseconds or key not in row.milliseconds:
+        return "–"
+    return f"{dense.milliseconds[key] / row.milliseconds[key]:.2f}"
+
+
+def _curve(rows: Sequence[Row]) -> str:
+    methods = dict.fromkeys(row.method.partition("-")[0] for row in rows)
+    clouds = [
+        Cloud(
+            name=method,
+            points=[
+                Point(x=row.parameters / 1e6, y=row.greedy, label=f"{row.bits} bits")
+                for row in rows
+                if row.method.partition("-")[0] == method
+            ],
+        )
+        for method in methods
+    ]
+    return scatter(
+        title="BLEU over parameters", clouds=clouds, x_label="parameters, millions", y_label="BLEU"
+    )
+
+
+def _tokenizer(source: Path) -> Tokenizer:
+    english, german = read_pairs(source, "train")
+    return train_tokenizer([*english, *german], PIECES)
+
+
+@click.group()
+def main() -> None:
+    """Measures pruned translation."""
+
+
+SOURCE_OPTION = click.option(
+    "--source", type=click.Path(exists=True, path_type=Path), required=True, help="Has multi30k/."
+)
+WORK_OPTION = click.option("--work", type=click.Path(path_type=Path), required=True)
+OUT_OPTION = click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
+
+
+@main.command()
+@click.option("--run", "runs", multiple=True, metavar="METHOD=FOLDER", required=True)
+@SOURCE_OPTION
+@WORK_OPTION
+@OUT_OPTION
+def quality(runs: tuple[str, ...], source: Path, work: Path, out: Path) -> None:
+    """Makes and scores the files of runs; rows of others that are stored stay."""
+    methods = {method: Path(folder) for method, _, folder in (run.partition("=") for run in runs)}
+    rows = [Row(**row) for row in stored(NAME, out)[0] if row["method"] not in methods]
+    tokenizer, pairs = _tokenizer(source), read_pairs(source, "test_2016_flickr")
+    for method, folder in methods.items():
+        rows += [
+            measure_quality(form, tokenizer, pairs) for form in make_forms(method, folder, work)
+        ]
+        write(rows, machine(), out)
+
+
+@main.command()
+@click.option("--rounds", default=60, show_default=True)
+@SOURCE_OPTION
+@WORK_OPTION
+@OUT_OPTION
+def time(rounds: int, source: Path, work: Path, out: Path) -> None:
+    """Times what `quality` has made, all forms beside each other."""
+    rows = [Row(**row) for row in stored(NAME, out)[0]]
+    forms = [
+        Form(
+            method=row.method,
+            bits=row.bits,
+            folder=work / (row.method if row.bits == 32 else f"{row.method}.int8"),
+        )
+        for row in rows
+    ]
+    sentences = read_pairs(source, "test_2016_flickr")[0][:TIMED]
+    tokenizer = _tokenizer(source)
+    found: list[dict[str, float]] = [{} for _ in rows]
+    for threads in THREADS:
+        several = time_forms(forms, tokenizer, sentences, threads, rounds)
+        found = [known | new for known, new in zip(found, several, strict=True)]
+    rows = [replace(row, milliseconds=each) for row, each in zip(rows, found, strict=True)]
+    write(rows, machine(), out)
+
+
+if __name__ == "__main__":
+    main()
