@@ -106,7 +106,7 @@ def search(
         sums = totals.reshape(-1, 1) + _continuations(scores, ended)  # (N·beam, tokens)
         lengths = (texts != PAD).sum(1) - ended  # with the one to come, without BEGIN
         ranks = (sums / lengths[:, None] ** penalty).reshape(N, -1)
-        picked = np.argsort(-ranks, axis=1, kind="stable")[:, :beam]  # (N, beam), best first
+        picked = _best(ranks, beam)  # (N, beam)
         totals = np.take_along_axis(sums.reshape(N, -1), picked, axis=1)
         parents, tokens = np.divmod(picked, scores.shape[1])
         rows = (first + parents).reshape(-1)
@@ -116,6 +116,15 @@ def search(
         state = translator.select(state, rows)
     best = texts[first[:, 0], 1:]
     return [[int(token) for token in row if token not in (END, PAD)] for row in best]
+
+
+def _best(ranks: Array, count: int) -> Ids:
+    """Places of the largest in every row, the best first."""
+    if count == 1:
+        return ranks.argmax(axis=1)[:, None]
+    places = np.argpartition(-ranks, count, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(ranks, places, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)
 
 
 def _continuations(scores: Array, ended: NDArray[np.bool_]) -> Array:
