@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from samples.datasets import data_folder
-from samples.networks.transformer import PAD
+from samples.networks.transformer import PAD, Transformer
 from samples.torch_translator import TorchTranslator
 from samples.translation import BEGIN, END, Tokenizer, translate
 from toolchain.errors import UnreadableError
@@ -136,7 +136,7 @@ class PairBatches:
         if self.shuffle:
             longest = [max(map(len, pair)) for pair in zip(sources, targets, strict=True)]
             order = (torch.tensor(longest) + torch.rand(len(sources))).argsort()
-        batches = order.split(self.size)
+        batches = [order[i : i + self.size] for i in range(0, len(order), self.size)]
         drawn = torch.randperm(len(batches)) if self.shuffle else torch.arange(len(batches))
         for chosen in (batches[number].tolist() for number in drawn.tolist()):
             yield (
@@ -167,6 +167,7 @@ def translation_quality(
     model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, pairs: Pairs
 ) -> Mapping[str, float]:
     """BLEU of greedy translations of raw text, and perplexity of the tokens."""
+    assert isinstance(model, Transformer)
     english, german = pairs
     total = tokens = 0.0
     for batch in batches:

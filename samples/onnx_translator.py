@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from samples.translation import Array, Ids
+from samples.translation import DECODER, ENCODER, Array, Ids
 from toolchain.runner import Runner
-
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,6 +12,8 @@ import sentencepiece
 from numpy.typing import NDArray
 
 PAD, BEGIN, END = 0, 1, 2
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+"""Names of the two files of a model."""
 EXTRA = 20
 """Tokens that a translation may have beyond 1.5 times those of its source."""
 
@@ -121,7 +123,8 @@ def search(
 def _best(ranks: Array, count: int) -> Ids:
     """Places of the largest in every row, the best first."""
     if count == 1:
-        return ranks.argmax(axis=1)[:, None]
+        best: Ids = ranks.argmax(axis=1)[:, None]
+        return best
     places = np.argpartition(-ranks, count, axis=1)[:, :count]
     order = np.argsort(-np.take_along_axis(ranks, places, axis=1), axis=1, kind="stable")
     return np.take_along_axis(places, order, axis=1)

@@ -284,7 +284,7 @@ def _value(name: str, dtype: ir.DataType, shape: Sequence[int | str] | None) -> 
 def _constant(name: str, array: NDArray[Any]) -> ir.Value:
     tensor = ir.tensor(array, name=name)
     return ir.Value(
-        name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape
+        name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape)
     )
 
 

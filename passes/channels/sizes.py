@@ -9,7 +9,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript import optimizer
 
 from passes.channels.graph import ChannelGraph
-from passes.channels.inputs import NotFollowedError, Shape
+from passes.channels.inputs import NotFollowedError, Shape, stored_shape
 from passes.channels.layout import Layout
 from passes.channels.records import SizeEntry
 from passes.channels.stand_ins import use_stand_ins
@@ -72,7 +72,7 @@ def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
     for value in copy.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None:  # a folded constant may still have the open sizes of its node
-            value.shape = ir.Shape(tensor.shape)
+            value.shape = ir.Shape(stored_shape(value))
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SHAPE_BYTES:
             value.const_value = ir.tensor(tensor.numpy(), name=value.name)
     sizes = _inferred(copy)

@@ -24,7 +24,7 @@ from samples.benchmarks.translation_forms import Form, make_forms
 from samples.multi30k import PIECES, read_pairs, train_tokenizer
 from samples.onnx_translator import OnnxTranslator
 from samples.translation import Tokenizer, translate
-from toolchain.bench import BenchConfig, measure
+from toolchain.bench import BenchConfig, Run, measure
 from toolchain.svg import Cloud, Point, scatter
 
 NAME = "translation"
@@ -90,7 +90,7 @@ def time_forms(
     for _ in range(PAST):
         states = [t.step(source[:, 0], s)[1] for t, s in zip(translators, states, strict=True)]
     feeds: list[dict[str, Any]] = [{} for _ in forms]
-    runs = {
+    runs: dict[str, list[Run]] = {
         "encoder": [lambda _, t=t: t.start(source) for t in translators],
         "token": [
             lambda _, t=t, s=s: t.step(source[:, 0], s)

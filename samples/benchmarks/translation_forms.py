@@ -18,7 +18,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from samples.multi30k import PIECES
 from samples.networks.transformer import Transformer
-from samples.networks.translation_files import DECODER, ENCODER, export_translation
+from samples.networks.translation_files import export_translation
+from samples.translation import DECODER, ENCODER
 from toolchain.training.checkpoint import load_state
 
 FILES = (ENCODER, DECODER)

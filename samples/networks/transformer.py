@@ -7,8 +7,9 @@ and values, and makes those of the source once (see `Transformer.encode` and `Tr
 """
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,10 +54,12 @@ class Attention(nn.Module):
         keys, values = cache
         scores = self._split(self.query(x)) @ keys.transpose(2, 3) * self.scale  # (N, heads, T, S)
         weights = (scores if mask is None else scores + mask).softmax(-1)
-        return self.output((weights @ values).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.output((weights @ values).transpose(1, 2).flatten(2))
+        return mixed
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        N, T, width = x.shape
+        return x.reshape(N, T, self.heads, width // self.heads).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -69,7 +72,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, width) → (N, T, width)."""
-        return self.second(self.first(x).relu())
+        y: Tensor = self.second(self.first(x).relu())
+        return y
 
 
 class EncoderLayer(nn.Module):
@@ -86,7 +90,8 @@ class EncoderLayer(nn.Module):
         """(N, S, width) → (N, S, width)."""
         y = self.norm1(x)
         x = x + self.dropout(self.attention(y, self.attention.keys_values(y), mask))
-        return x + self.dropout(self.feed_forward(self.norm2(x)))
+        x = x + self.dropout(self.feed_forward(self.norm2(x)))
+        return x
 
 
 class DecoderLayer(nn.Module):
@@ -155,6 +160,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (width, heads, inner, dropout)
+        self.heads, self.head_width = heads, width // heads
         self.source_embedding = nn.Embedding(tokens, width, PAD)
         self.target_embedding = nn.Embedding(tokens, width, PAD)
         self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(encoders))
@@ -190,7 +196,8 @@ class Transformer(nn.Module):
         for layer in self.encoder:
             x = layer(x, padding)
         memory = self.encoder_norm(x)
-        return [layer.cross.keys_values(memory) for layer in self.decoder]
+        layers = cast(Iterable[DecoderLayer], self.decoder)
+        return [layer.cross.keys_values(memory) for layer in layers]
 
     def step(
         self, token: Tensor, padding: Tensor, sources: list[Cache], pasts: list[Cache]
@@ -215,7 +222,8 @@ class Transformer(nn.Module):
 
     def _embed(self, table: nn.Embedding, ids: Tensor, start: int) -> Tensor:
         x = table(ids) * table.embedding_dim**0.5
-        return self.dropout(x + self.positions[start : start + ids.shape[1]])
+        placed: Tensor = self.dropout(x + self.positions[start : start + ids.shape[1]])
+        return placed
 
     def _scores(self, x: Tensor) -> Tensor:
         return functional.linear(self.decoder_norm(x), self.target_embedding.weight)

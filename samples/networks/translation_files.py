@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from samples.networks.transformer import Cache, Transformer, padding_mask
+from samples.translation import DECODER, ENCODER
 from toolchain.model_io import save_model
 from toolchain.torch_export import InputShape, export
-
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
 class EncoderFile(nn.Module):
@@ -71,13 +70,11 @@ def export_translation(model: Transformer, folder: Path) -> None:
         UsageError: the folder cannot be written.
     """
     layers = len(model.decoder)
-    attention = model.decoder[0].attention
-    sizes = (attention.heads, attention.key.out_features // attention.heads)
     source = InputShape(name="source", sizes=("S",), dtype=torch.int64)
     token = InputShape(name="token", sizes=(1,), dtype=torch.int64)
     mask = InputShape(name="mask", sizes=(1, 1, "S"))
     caches = [
-        InputShape(name=name, sizes=(sizes[0], length, sizes[1]))
+        InputShape(name=name, sizes=(model.heads, length, model.head_width))
         for kind, length in (("cross", "S"), ("past", "P"))
         for name in cache_names(kind, layers)
     ]

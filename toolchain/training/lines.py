@@ -113,14 +113,14 @@ def _groups(graph: ChannelGraph, names: set[str]) -> Iterator[LineGroup]:
     for line, same in places.items():
         if line not in frozen and not tables & set(same):
             together.setdefault(tuple(same), []).append(line)
-    for same, lines in together.items():
+    for where, lines in together.items():
         number = {line: index for index, line in enumerate(lines)}
         found = [min(heads[line]) if len(heads[line]) == 1 else () for line in lines]
         rows = {head: row for row, head in enumerate(dict.fromkeys(found))}
         yield LineGroup(
             members={
                 place: torch.tensor([number.get(key[-1], len(lines)) for key in keys[place]])
-                for place in same
+                for place in where
             },
             rows=torch.tensor([rows[head] for head in found]),
         )

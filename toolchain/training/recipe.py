@@ -31,7 +31,8 @@ from toolchain.recipe import check_keys, did_you_mean, read_document, typed_valu
 from toolchain.training.hooks import Penalty
 from toolchain.training.line_pruning import LinePenalty
 from toolchain.training.regularizers import LEAST_AXES, Blocks, Groups
-from toolchain.training.stages import STAGES, Stage, TrainStage
+from toolchain.training.run import Stage
+from toolchain.training.stages import STAGES, TrainStage
 
 VERSION = 1
 
@@ -217,8 +218,10 @@ def _groups(value: Any, where: str) -> Groups:
 def _scaled(stage: Stage, factor: float) -> Stage:
     if not isinstance(stage, TrainStage) or factor == 1:
         return stage
-    penalties, lines = (
-        tuple(dataclasses.replace(each, strength=factor * each.strength) for each in several)
-        for several in (stage.penalties, stage.lines)
+    penalties = tuple(
+        dataclasses.replace(each, strength=factor * each.strength) for each in stage.penalties
+    )
+    lines = tuple(
+        dataclasses.replace(each, strength=factor * each.strength) for each in stage.lines
     )
     return dataclasses.replace(stage, penalties=penalties, lines=lines)

@@ -46,6 +46,13 @@ def broken():
     raise KeyError("weights")
 """
 
+SEVERAL = """
+class Several(nn.Module):
+    def forward(self, *values):
+        joined = torch.cat(values, 1)
+        return joined.sum(1), joined
+"""
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -85,6 +92,19 @@ def test_several_inputs_of_other_types(folder) -> None:
     assert [y.shape for y in ort.run(session, feeds)] == [(2, 4), (2,)]
 
 
+def test_a_size_with_a_name_is_free_and_outputs_can_be_named(folder) -> None:
+    (folder / "userland.py").write_text(MODULE + SEVERAL)
+    names = ["--output-name", "total", "--output-name", "joined"]
+    inputs = ["--input", "a=L,3", "--input", "b=M,3"]
+    assert run(["export", "userland:Several", *inputs, *names, "-o", "free.onnx"]) == 0
+    session = ort.session(folder / "free.onnx")
+    assert [value.name for value in session.get_outputs()] == ["total", "joined"]
+    for lengths in ((1, 2), (7, 4)):
+        feeds = {n: np.ones((2, k, 3), np.float32) for n, k in zip("ab", lengths, strict=True)}
+        total, joined = ort.run(session, feeds)
+        assert (total == sum(lengths)).all() and joined.shape == (2, sum(lengths), 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -96,7 +116,7 @@ def test_several_inputs_of_other_types(folder) -> None:
         (["userland:net", "--state", "gone.pt"], 3, "no such file"),
         (["userland:net", "--state", "userland.py"], 3, "not a state dictionary"),
         (["userland:net", "--state", "other.pt"], 3, "does not fit the module"),
-        (["userland:net", "--input", "3,a"], 2, "sizes are positive numbers"),
+        (["userland:net", "--input", "3,4.5"], 2, "sizes are positive numbers"),
         (["userland:net", "--input", "3:float99"], 2, "expected [NAME=]SIZE"),
         (["userland:random"], 5, "onnxruntime and torch differ"),
     ],

@@ -88,7 +88,7 @@ def test_a_folder_is_kept_for_its_recipe(path, tmp_path) -> None:
 
 
 def test_curves_are_drawn_in_the_order_of_compression() -> None:
-    points = [CurvePoint(label=str(c), compression=c, top1=98) for c in (50.0, 10.0, 20.0)]
+    points = [CurvePoint(label=str(c), compression=c, quality=98) for c in (50.0, 10.0, 20.0)]
     svg = draw_curves({"l1": points, "hoyer-square": points[:1]})
     assert svg.index(">10.0<") < svg.index(">20.0<") < svg.index(">50.0<")
     assert "hoyer-square" in svg
