@@ -13,7 +13,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -84,30 +83,33 @@ def time_forms(
     forms: Sequence[Form], tokenizer: Tokenizer, sentences: Sequence[str], threads: int, rounds: int
 ) -> list[dict[str, float]]:
     """Median milliseconds of an encoder run, a decoder step and a sentence, forms alternating."""
-    translators = [OnnxTranslator(form.folder, threads) for form in forms]
-    source = np.random.default_rng(0).integers(4, len(tokenizer), (1, SOURCE))
-    states = [translator.start(source) for translator in translators]
-    for _ in range(PAST):
-        states = [t.step(source[:, 0], s)[1] for t, s in zip(translators, states, strict=True)]
-    feeds: list[dict[str, Any]] = [{} for _ in forms]
-    runs: dict[str, list[Run]] = {
-        "encoder": [lambda _, t=t: t.start(source) for t in translators],
-        "token": [
-            lambda _, t=t, s=s: t.step(source[:, 0], s)
-            for t, s in zip(translators, states, strict=True)
-        ],
-        "sentence": [
-            lambda _, t=t: translate(t, tokenizer, sentences, batch=1) for t in translators
-        ],
-    }
+    every = [
+        timed_runs(OnnxTranslator(form.folder, threads), tokenizer, sentences) for form in forms
+    ]
     found: list[dict[str, float]] = [{} for _ in forms]
-    for what, several in runs.items():
+    for what in every[0]:
         scale = len(sentences) if what == "sentence" else 1
         config = BenchConfig(threads=threads, rounds=rounds if scale == 1 else max(5, rounds // 10))
-        times = measure(several, feeds, config, lambda done, total, label: None)
+        runs = [each[what] for each in every]
+        times = measure(runs, [{}] * len(runs), config, lambda done, total, label: None)
         for result, each in zip(found, times, strict=True):
             result[f"{what} {threads}"] = float(np.median(each)) / scale
     return found
+
+
+def timed_runs(
+    translator: OnnxTranslator, tokenizer: Tokenizer, sentences: Sequence[str]
+) -> dict[str, Run]:
+    """What is timed, by name."""
+    source = np.random.default_rng(0).integers(4, len(tokenizer), (1, SOURCE))
+    latest, state = source[:, 0], translator.start(source)
+    for _ in range(PAST):
+        _, state = translator.step(latest, state)
+    return {
+        "encoder": lambda feeds: translator.start(source),
+        "token": lambda feeds: translator.step(latest, state),
+        "sentence": lambda feeds: translate(translator, tokenizer, sentences, batch=1),
+    }
 
 
 def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
