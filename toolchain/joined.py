@@ -15,23 +15,18 @@ of a cached key is a line of the projections around it, and checks of the result
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
 from toolchain.errors import UnreadableError, UsageError
+from toolchain.joined_caches import Dims, Start, dims_of, feed, named, zero_caches
 
 METADATA = "optc.parts"
 FIRST, SECOND, AGAIN = "first/", "second/", "again/"
 """Before the names of inner nodes and values."""
-LENGTHS = "lengths"
-"""Input of a joined model: its shape is that of the free axes of the first cache."""
-Dims = list[int | str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +54,14 @@ def join(first: ir.Model, second: ir.Model, carried: Mapping[str, str]) -> ir.Mo
     one, two = first.clone().graph, second.clone().graph
     _rename_inner(one, FIRST)
     _rename_inner(two, SECOND)
-    _feed(two, {name: _named(one.outputs)[name] for name in shared})
+    given = {name: named(one.outputs)[name] for name in shared}
+    feed(two, given)
     graphs, start, results = [one, two], None, [*two.outputs]
     if carried:
-        again = second.clone().graph
-        _rename_inner(again, AGAIN)
-        for name, value in again.initializers.items():
-            same = two.initializers[SECOND + name.removeprefix(AGAIN)]
-            ir.convenience.replace_all_uses_with(value, same)
-        again.initializers.clear()
-        left = _named(two.outputs)
-        _feed(again, {name: _named(one.outputs)[name] for name in shared})
-        _feed(again, {name: left[output] for output, name in carried.items()})
-        start = _zero_caches(two, carried.values())
-        results = [v for v in (*two.outputs, *again.outputs) if v.name not in carried]
-        for value in (*again.inputs, *again.outputs):
-            value.name = f"{AGAIN}{value.name}"
-        for value in (value for node in again for value in node.outputs):
-            value.shape = _own_sizes(value) if value in again.outputs else None
+        again = _again(second, two, given, carried)
+        start = zero_caches(two, carried.values(), SECOND)
+        inner = {*carried, *(f"{AGAIN}{name}" for name in carried)}
+        results = [v for v in (*two.outputs, *again.outputs) if v.name not in inner]
         graphs.append(again)
     outputs = [*(v for v in one.outputs if v.name not in shared), *results]
     inputs = [value for graph in graphs for value in graph.inputs]
@@ -88,6 +73,25 @@ def join(first: ir.Model, second: ir.Model, carried: Mapping[str, str]) -> ir.Mo
     )
     model.metadata_props[METADATA] = json.dumps([asdict(part) for part in parts])
     return model
+
+
+def _again(
+    second: ir.Model, run: ir.Graph, given: Mapping[str, ir.Value], carried: Mapping[str, str]
+) -> ir.Graph:
+    """Another run of the second part, with the weights of the first run and what that leaves."""
+    again = second.clone().graph
+    _rename_inner(again, AGAIN)
+    for name, value in again.initializers.items():
+        same = run.initializers[SECOND + name.removeprefix(AGAIN)]
+        ir.convenience.replace_all_uses_with(value, same)
+    again.initializers.clear()
+    left = named(run.outputs)
+    feed(again, {**given, **{name: left[output] for output, name in carried.items()}})
+    for value in (*again.inputs, *again.outputs):
+        value.name = f"{AGAIN}{value.name}"
+    for value in (value for node in again for value in node.outputs):
+        value.shape = _own_sizes(value) if value in again.outputs else None
+    return again
 
 
 def split(model: ir.Model) -> tuple[ir.Model, ir.Model]:
@@ -126,13 +130,9 @@ def carried_names(second: ir.Model, output: str, name: str) -> dict[str, str]:
 def _part(model: ir.Model) -> Part:
     fed = [value for value in model.graph.inputs if not value.is_initializer()]
     return Part(
-        inputs={value.name or "": _dims(value) for value in fed},
+        inputs={value.name or "": dims_of(value) for value in fed},
         outputs=[value.name or "" for value in model.graph.outputs],
     )
-
-
-def _dims(value: ir.Value) -> Dims:
-    return [d.value if isinstance(d, ir.SymbolicDim) else d for d in value.shape or ()]
 
 
 def _check(
@@ -151,18 +151,14 @@ def _check(
     )
     if twice:
         raise UsageError(f"both models have an input or output named '{min(twice)}'; rename one")
-    results = _named(second.graph.outputs)
+    results = named(second.graph.outputs)
     for output, name in carried.items():
         if output not in results or name not in parts[1].inputs:
             raise UsageError(f"the second model has no output '{output}' with an input '{name}'")
-        one, other = _dims(results[output]), parts[1].inputs[name]
+        one, other = dims_of(results[output]), parts[1].inputs[name]
         fixed = [(a, b) for a, b in zip(one, other, strict=False) if {type(a), type(b)} == {int}]
         if len(one) != len(other) or any(a != b for a, b in fixed):
             raise UsageError(f"'{output}' {one} cannot be '{name}' {other} in the next run")
-
-
-def _named(values: Iterable[ir.Value]) -> dict[str, ir.Value]:
-    return {value.name or "": value for value in values}
 
 
 def _rename_inner(graph: ir.Graph, prefix: str) -> None:
@@ -180,117 +176,13 @@ def _rename_inner(graph: ir.Graph, prefix: str) -> None:
 
 def _own_sizes(value: ir.Value) -> ir.Shape:
     """The shape with names of its own: those of the first run have other sizes there."""
-    first, *rest = _dims(value)
+    first, *rest = dims_of(value)
     return ir.Shape([first, *(f"{AGAIN}{d}" if isinstance(d, str) else d for d in rest)])
-
-
-def _feed(graph: ir.Graph, given: Mapping[str, ir.Value]) -> None:
-    """Replaces inputs by values of another graph."""
-    for value in [value for value in graph.inputs if value.name in given]:
-        ir.convenience.replace_all_uses_with(value, given[value.name or ""])
-        graph.inputs.remove(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """What the first run starts from.
-
-    Attributes:
-        lengths: graph input (N, ...) with an axis for every free size of a cache; only its shape
-            matters.
-        constants: initializers.
-        nodes: that make the caches.
-    """
-
-    lengths: ir.Value
-    constants: tuple[ir.Value, ...]
-    nodes: tuple[ir.Node, ...]
-
-
-def _zero_caches(graph: ir.Graph, names: Iterable[str]) -> _Start:
-    """Feeds caches of zeros to a part; their free sizes stay free, so that nothing is folded."""
-    caches = [value for value in graph.inputs if value.name in set(names)]
-    free = list(dict.fromkeys(d for v in caches for d in _dims(v)[1:] if not isinstance(d, int)))
-    lengths = _value(LENGTHS, ir.DataType.INT64, ("N", *(str(dim) for dim in free)))
-    nodes, constants, sizes = [], [], []
-    for axis in range(len(free) + 1):
-        size = _value(f"{LENGTHS}.{axis}", ir.DataType.INT64, (1,))
-        bounds = {"start": axis, "end": axis + 1}
-        nodes.append(ir.node("Shape", [lengths], bounds, outputs=[size], name=size.name))
-        sizes.append(size)
-    known = dict(zip(free, sizes[1:], strict=True))
-    for cache in caches:
-        found = [known[dim] for dim in _dims(cache)[1:] if not isinstance(dim, int)]
-        made = _zeros(cache, [sizes[0], *found])
-        nodes += made.nodes
-        constants += made.constants
-        _feed(graph, {cache.name or "": made.value})
-    return _Start(lengths=lengths, constants=tuple(constants), nodes=tuple(nodes))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Zeros:
-    value: ir.Value
-    constants: list[ir.Value]
-    nodes: list[ir.Node]
-
-
-def _zeros(cache: ir.Value, free: Sequence[ir.Value]) -> _Zeros:
-    """Zeros of a cache's shape, made of one for all its fixed axes together.
-
-    So heads and features of a cache are divided as those of a projection are, and can be removed
-    with them.
-
-    Args:
-        cache: the input, (N, ...).
-        free: sizes of its free axes, N first, (1,) each.
-    """
-    name, dims = f"{SECOND}{cache.name}", _dims(cache)
-    fixed = [axis for axis, dim in enumerate(dims) if axis and isinstance(dim, int)]
-    order = [0, *(axis for axis in range(1, len(dims)) if axis not in fixed), *fixed]
-    widths = np.array([dims[axis] for axis in fixed], np.int64)
-    dtype = cache.dtype or ir.DataType.FLOAT
-    flat = (1,) * len(free) + (int(widths.prod()),)
-    constants = [
-        _constant(f"{name}.zeros", np.zeros(flat, dtype.numpy())),
-        _constant(f"{name}.one", np.ones(1, np.int64)),
-        _constant(f"{name}.widths", widths),
-    ]
-    zeros, one, divided = constants
-    shapes = [_value(f"{name}.shape{n}", ir.DataType.INT64, None) for n in (1, 2)]
-    wide, split = (_value(f"{name}.{what}", dtype, None) for what in ("expanded", "divided"))
-    value = _value(cache.name or "", dtype, ["N", *(d or "?" for d in dims[1:])])
-    nodes = [
-        ir.node("Concat", [*free, one], {"axis": 0}, outputs=[shapes[0]], name=f"{name}.shape"),
-        ir.node("Expand", [zeros, shapes[0]], outputs=[wide], name=f"{name}.expand"),
-        ir.node("Concat", [*free, divided], {"axis": 0}, outputs=[shapes[1]], name=f"{name}.sizes"),
-        ir.node("Reshape", [wide, shapes[1]], outputs=[split], name=f"{name}.divide"),
-        ir.node(
-            "Transpose",
-            [split],
-            {"perm": [order.index(axis) for axis in range(len(order))]},
-            outputs=[value],
-            name=f"{name}.order",
-        ),
-    ]
-    return _Zeros(value=value, constants=constants, nodes=nodes)
-
-
-def _value(name: str, dtype: ir.DataType, shape: Sequence[int | str] | None) -> ir.Value:
-    known = None if shape is None else ir.Shape(shape)
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=known)
-
-
-def _constant(name: str, array: NDArray[Any]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(
-        name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape)
-    )
 
 
 def _assembled(
     graphs: Sequence[ir.Graph],
-    start: _Start | None,
+    start: Start | None,
     inputs: Sequence[ir.Value],
     outputs: Sequence[ir.Value],
 ) -> ir.Graph:
@@ -326,7 +218,7 @@ def _extracted(model: ir.Model, part: Part) -> ir.Model:
     for value in graph.inputs:
         declared = part.inputs[value.name or ""]
         if declared and value.shape is not None:  # free sizes as they were, others as they are now
-            now = _dims(value)
+            now = dims_of(value)
             value.shape = ir.Shape(
                 [a if not isinstance(a, int) else b for a, b in zip(declared, now, strict=True)]
             )
