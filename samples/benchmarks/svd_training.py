@@ -1,188 +1,210 @@
 """SVD training of a CIFAR-10 ResNet against plain SVD with fine-tuning, at equal MACs and epochs.
 
-    python -m samples.benchmarks.svd_training --source DIR --work WORK --model resnet20
+    python -m samples.benchmarks.svd_training train --source DIR --work WORK --model resnet20
+    python -m samples.benchmarks.svd_training time --source DIR --work WORK
+    python -m samples.benchmarks.svd_training table --work WORK
 
 DIR holds `models/` and `cifar10/` (see samples/README.md). Every method starts from the trained
 weights and trains for the same number of epochs in all: plain SVD cuts the ranks first and
-fine-tunes all the while; the others train factors of full rank with their penalties, cut, and
-fine-tune. Ranks are cut by energy, with the one e for all layers that leaves the share of MACs.
-`--recipe paper` has the epochs and optimiser of the paper's code, for a GPU. A run that was killed
-goes on where it was.
+fine-tunes all the while; the others train factors of full rank with their penalties, once for all
+shares of the MACs, cut, and fine-tune. Ranks are cut by energy, with the one e for all layers that
+leaves the share of MACs. `--recipe paper` has the epochs and optimiser of the paper's code, for a
+GPU. A run that was killed goes on where it was; runs of one folder may go on side by side.
 """
 
-import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import torch
-from torch import nn
 
+from samples.benchmarks.results import RESULTS, machine, optc, publish, store, stored, table
+from samples.benchmarks.svd_training_runs import (
+    FILE,
+    METHODS,
+    MODELS,
+    ROW,
+    Bench,
+    Row,
+    Settings,
+    claim,
+)
 from samples.datasets import cifar10
-from samples.networks import resnet
-from toolchain.training.batches import Dataset
-from toolchain.training.hooks import Hook, Penalty
-from toolchain.training.log import write_json
-from toolchain.training.low_rank import SIGMA, Form, LowRankConfig, Orthogonality, factorize
-from toolchain.training.low_rank_pruning import drop_energy, energy_for_macs, report_ranks
-from toolchain.training.objectives import top1
-from toolchain.training.train_config import TrainConfig
-from toolchain.training.trainer import Trainer
+from toolchain.svg import Cloud, Point, scatter
+from toolchain.training.log import read_json, write_json
+from toolchain.training.low_rank import Form
 
-MODELS = {"resnet20": resnet.resnet20, "resnet56": resnet.resnet56}
+NAME = "svd_training"
+TIME = "time.json"
+existing = click.Path(exists=True, path_type=Path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """What is added to the loss before ranks are cut.
-
-    Attributes:
-        regularizer: of the singular values; None cuts at once.
-        strength: λ_s.
-        orthogonality: λ_o.
-    """
-
-    regularizer: str | None
-    strength: float = 0.0
-    orthogonality: float = 1.0
-
-    @property
-    def hooks(self) -> tuple[Hook, ...]:
-        """Penalties while ranks are full."""
-        if self.regularizer is None:
-            return ()
-        sigma = Penalty(regularizer=self.regularizer, strength=self.strength, parameters=(SIGMA,))
-        return (Orthogonality(strength=self.orthogonality), sigma)
+@click.group()
+def main() -> None:
+    """Train, time and tabulate."""
 
 
-METHODS = {
-    "plain SVD": Method(regularizer=None),
-    "orthogonality only": Method(regularizer="l1"),
-    "no orthogonality": Method(regularizer="hoyer-square", strength=0.01, orthogonality=0.0),
-    "L1": Method(regularizer="l1", strength=3e-3),
-    "Hoyer": Method(regularizer="hoyer", strength=0.07),
-    "Hoyer-Square": Method(regularizer="hoyer-square", strength=0.01),
-}
-
-
-def schedule(recipe: str, epochs: int) -> tuple[TrainConfig, TrainConfig]:
-    """Of the phase at full rank, and of fine-tuning."""
-    if recipe == "paper":
-        adam = TrainConfig(epochs=164, optimizer="adam", lr=1e-3, schedule="step")
-        return adam, adam
-    return (
-        TrainConfig(epochs=epochs // 2, lr=0.01, schedule="constant", weight_decay=1e-4),
-        TrainConfig(epochs=epochs - epochs // 2, lr=0.01, weight_decay=1e-4),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One run.
-
-    Attributes:
-        model: name of the network.
-        method: name of the method.
-        form: of the factors.
-        epochs: in all.
-        images: of an epoch.
-        cut: top-1 right after the ranks were cut, percent.
-        top1: at the end.
-        macs: share left.
-        parameters: left.
-        residual: largest orthogonality residual of a layer before the cut.
-        seconds: of training.
-    """
-
-    model: str
-    method: str
-    form: str
-    epochs: int
-    images: int
-    cut: float
-    top1: float
-    macs: float
-    parameters: int
-    residual: float
-    seconds: float
-
-
-def train(
-    model: nn.Module, data: Dataset, config: TrainConfig, hooks: tuple[Hook, ...], folder: Path
-) -> float:
-    """Trains, and returns the seconds it took, those of an interrupted run included."""
-    batches = data.train(128)
-
-    def progress(done: int, total: int, label: str) -> None:
-        if done % len(batches) == 0:
-            click.echo(f"{folder} {done}/{total} {label}", err=True)
-
-    history = Trainer(model, batches, config, hooks=hooks, folder=folder, progress=progress).run()
-    return sum(record["seconds"] for record in history)
-
-
-def score(model: nn.Module, data: Dataset) -> float:
-    """Top-1 on the full test set, percent."""
-    model.eval()
-    with torch.no_grad():
-        return top1(model, data.test(500))["top1"]
-
-
-@click.command()
-@click.option("--source", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Checkpoints.")
+@main.command()
+@click.option("--source", type=existing, required=True, help="Data and models.")
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--model", "name", type=click.Choice(list(MODELS)), default="resnet20")
 @click.option("--form", type=click.Choice(["channel", "spatial"]), default="spatial")
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)))
-@click.option("--macs", default=0.4, help="Share of the MACs that is left.")
+@click.option("--macs", multiple=True, default=(0.4,), help="Share of the MACs that is left.")
 @click.option("--recipe", type=click.Choice(["short", "paper"]), default="short")
 @click.option("--epochs", default=6, help="Of the short recipe, both phases together.")
-@click.option("--images", default=50000, help="Of an epoch: the first so many.")
-def main(
+@click.option("--images", default=50_000, help="Of an epoch: the first so many.")
+@click.option("--distill", default=0.0, help="Share of the loss: nearness to the dense model.")
+@click.option("--strength", default=1.0, help="Factor of the regularisers' strengths.")
+@click.option("--threads", default=1, help="Of torch.")
+def train(
     source: Path,
     work: Path,
     name: str,
     form: Form,
     methods: tuple[str, ...],
-    macs: float,
-    recipe: str,
-    epochs: int,
-    images: int,
+    macs: tuple[float, ...],
+    threads: int,
+    **options: object,
 ) -> None:
-    """Trains the methods one after the other; adds a row to WORK/rows.json after each."""
-    data, (sparse, finetune) = cifar10(str(source), images), schedule(recipe, epochs)
-    sample, total = torch.zeros(1, 3, 32, 32), sparse.epochs + finetune.epochs
-    rows = work / "rows.json"
-    for key in methods or METHODS:
-        method = METHODS[key]
-        folder = work / f"{name}-{form}-{macs:g}-{key.replace(' ', '-')}"
-        model = MODELS[name](str(source / "models" / f"{name}_cifar10.onnx"))
-        factorize(model, LowRankConfig(form=form))
-        seconds = 0.0
-        if method.hooks:
-            seconds = train(model, data, sparse, method.hooks, folder / "sparse")
-        residual = max(layer.residual for layer in report_ranks(model, sample).layers)
-        report = drop_energy(model, energy_for_macs(model, macs, sample), sample)
-        cut = score(model, data)
-        config = finetune if method.hooks else replace(finetune, epochs=total)
-        kept = (Orthogonality(strength=method.orthogonality),)
-        seconds += train(model, data, config, kept, folder / "finetune")
-        row = Row(
-            model=name,
-            method=key,
-            form=form,
-            epochs=total,
-            images=images,
-            cut=cut,
-            top1=score(model, data),
-            macs=report.macs / report.dense_macs,
-            parameters=report.parameters,
-            residual=residual,
-            seconds=seconds,
+    """Train the methods one after the other, each for all shares of the MACs."""
+    torch.set_num_threads(threads)
+    settings = Settings(**options)  # type: ignore[arg-type]
+    claim(work, settings)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bench = Bench(source=source, work=work, name=name, form=form, settings=settings, device=device)
+    data = cifar10(str(source), settings.images)
+    for method in methods or METHODS:
+        for share in macs:
+            row = bench.run(method, share, data)
+            click.echo(
+                f"{name} {form} {method} {share:g}: {row.full:.2f} at full rank, {row.cut:.2f} "
+                f"after the cut (e = {row.energy:.2g}), {row.top1:.2f} in the end"
+            )
+
+
+@main.command("time")
+@click.option("--source", type=existing, required=True, help="Data and models.")
+@click.option("--work", type=existing, required=True, help="Folder of the runs.")
+def measure(source: Path, work: Path) -> None:
+    """Time all exported models of the folder against the dense ones, in turns, on one thread."""
+    rows = rows_of(work)
+    for name in dict.fromkeys(row.model for row in rows.values()):
+        own = [folder for folder, row in rows.items() if row.model == name]
+        files = [source / "models" / f"{name}_cifar10.onnx", *(each / FILE for each in own)]
+        timed = optc("bench", *files, "--threads", "1")[0]["models"]
+        for folder, result in zip(own, timed[1:], strict=True):
+            known = {"milliseconds": result["median_ms"], "speedup": result["speedup"]}
+            write_json(folder / TIME, known)
+
+
+@main.command("table")
+@click.option("--work", type=existing, help="Folder of the runs; else the stored rows are taken.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
+def tabulate(work: Path | None, out: Path) -> None:
+    """Write the tables and curves; rows of runs that the folder does not hold stay."""
+    documents, known = stored(NAME, out)
+    rows = {key(row): row for row in (Row(**each) for each in documents)}
+    if work is not None:
+        rows |= {key(row): row for row in rows_of(work).values()}
+        known = {**machine(), "torch": torch.__version__}
+    order = {method: index for index, method in enumerate(METHODS)}
+    found = sorted(
+        rows.values(), key=lambda row: (row.model, row.form, -row.share, order[row.method])
+    )
+    write(found, known, out)
+
+
+def key(row: Row) -> tuple[object, ...]:
+    """What makes a run another one."""
+    return row.model, row.form, row.method, row.share, tuple(row.settings.values())
+
+
+def rows_of(work: Path) -> dict[Path, Row]:
+    """Finished runs of a folder, with their times where they were measured."""
+    found = {}
+    for path in sorted(work.glob(f"*/{ROW}")):
+        times = path.with_name(TIME)
+        found[path.parent] = Row(**read_json(path) | (read_json(times) if times.exists() else {}))
+    return found
+
+
+def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
+    """Writes all numbers as JSON, the tables as Markdown and a curve of each network and form."""
+    store(NAME, rows, known, out)
+    parts = ["# SVD training"]
+    for name, form in dict.fromkeys((row.model, row.form) for row in rows):
+        own = [row for row in rows if (row.model, row.form) == (name, form)]
+        picture = f"{NAME}_{name}_{form}.svg"
+        (out / picture).write_text(curves(own), encoding="utf-8")
+        title = f"## {name}, {form} form, {own[0].dense:.2f} % as it comes"
+        parts += [title, markdown(own), f"![top-1 over MACs]({picture})"]
+    publish(NAME, [*parts, note(known)], out)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The runs of one network and form."""
+    headers = ["MACs", "method", "at full rank", "after the cut", "top-1", "loss"]
+    headers += ["parameters", "file", "one thread", "times as fast", "e", "residual", "run"]
+    lines = [
+        [
+            f"{row.macs:.1%} (÷ {1 / row.macs:.2f})",
+            row.method,
+            f"{row.full:.2f}",
+            f"{row.cut:.2f}",
+            f"**{row.exported:.2f}**",
+            f"{row.dense - row.exported:.2f}",
+            f"{row.parameters:.0%}",
+            f"{row.nbytes / 1000:.0f} kB",
+            "" if row.milliseconds is None else f"{row.milliseconds:.3f} ms",
+            "" if row.speedup is None else f"{row.speedup:.2f}",
+            f"{row.energy:.1g}",
+            f"{row.residual:.1g}",
+            described(row.settings),
+        ]
+        for row in rows
+    ]
+    return table(headers, lines)
+
+
+def described(settings: dict[str, object]) -> str:
+    """Settings of a run in short."""
+    if settings["recipe"] == "paper":
+        return "paper"
+    text = f"{settings['epochs']} epochs of {settings['images']}"
+    text += f", distilled {settings['distill']:g}" if settings["distill"] else ""
+    return text + (f", λ_s × {settings['strength']:g}" if settings["strength"] != 1 else "")
+
+
+def curves(rows: Sequence[Row]) -> str:
+    """Top-1 over MACs as SVG, one line for each method."""
+    clouds = [
+        Cloud(
+            name=method,
+            points=[Point(x=100 * row.macs, y=row.exported, label=method) for row in own],
+            line=True,
         )
-        known = json.loads(rows.read_text())["rows"] if rows.exists() else []
-        write_json(rows, {"rows": [*known, asdict(row)]})
-        click.echo(f"{key}: {cut:.2f} after the cut, {row.top1:.2f} in the end")
+        for method in METHODS
+        if (own := [row for row in rows if row.method == method])
+    ]
+    title = f"{rows[0].model}, {rows[0].form} form"
+    return scatter(title=title, clouds=clouds, x_label="MACs left, %", y_label="top-1, %")
+
+
+def note(known: dict[str, str]) -> str:
+    """How the numbers came about."""
+    return (
+        "Made by `python -m samples.benchmarks.svd_training train`, `time` and `table` on "
+        f"{known['cpu']} ({known['isa']}), torch {known['torch']}, onnxruntime "
+        f"{known['onnxruntime']}. All methods of a table start from the same trained weights and "
+        "train for the same number of epochs in all, half of them at full rank apart from plain "
+        "SVD, which fine-tunes all the while; SGD, learning rate 0.01 (constant at full rank, "
+        "cosine afterwards), bfloat16, lossy training images, seed 0. Top-1 of the exported file "
+        "by onnxruntime on the 10,000 exact CIFAR-10 test images, after the last epoch, never the "
+        "best one. *e*: share of σ² that the cut takes from every layer. *residual*: the largest "
+        "‖UᵀU − I‖² / r² + ‖VVᵀ − I‖² / r² of a layer before the cut. Times: median of one image, "
+        "in turns with the dense file in fp32."
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,299 @@
+"""The runs of `svd_training`: what each method adds to the loss, and the phases of training."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import click
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from passes.cost import model_cost
+from runtimes import ort
+from samples.networks import resnet
+from toolchain.model_io import load_model, save_model
+from toolchain.training.batches import Batches, Dataset
+from toolchain.training.distillation import distillation_loss
+from toolchain.training.export import exported
+from toolchain.training.hooks import Hook, Penalty
+from toolchain.training.log import read_json, write_json
+from toolchain.training.low_rank import (
+    SIGMA,
+    Form,
+    LowRankConfig,
+    Orthogonality,
+    factorize,
+    to_plain,
+)
+from toolchain.training.low_rank_pruning import drop_energy, energy_for_macs, report_ranks
+from toolchain.training.statistics import estimate_batchnorm
+from toolchain.training.train_config import TrainConfig
+from toolchain.training.trainer import Loss, Trainer, classification_loss, top1
+
+MODELS = {"resnet20": resnet.resnet20, "resnet56": resnet.resnet56}
+STATISTICS_BATCHES = 40
+TEMPERATURE = 2.0
+ROW, FILE = "row.json", "model.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What is added to the loss before ranks are cut.
+
+    Attributes:
+        regularizer: of the singular values; None cuts at once.
+        strength: λ_s.
+        orthogonality: λ_o.
+    """
+
+    regularizer: str | None
+    strength: float = 0.0
+    orthogonality: float = 1.0
+
+    def hooks(self, factor: float) -> tuple[Hook, ...]:
+        """Penalties while ranks are full; λ_s is so many times as strong."""
+        if self.regularizer is None:
+            return ()
+        strength = factor * self.strength
+        sigma = Penalty(regularizer=self.regularizer, strength=strength, parameters=(SIGMA,))
+        return (Orthogonality(strength=self.orthogonality), sigma)
+
+
+METHODS = {
+    "plain SVD": Method(regularizer=None),
+    "orthogonality only": Method(regularizer="l1"),
+    "no orthogonality": Method(regularizer="hoyer-square", strength=0.01, orthogonality=0.0),
+    "L1": Method(regularizer="l1", strength=3e-3),
+    "Hoyer": Method(regularizer="hoyer", strength=0.07),
+    "Hoyer-Square": Method(regularizer="hoyer-square", strength=0.01),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all runs of a folder have in common.
+
+    Attributes:
+        recipe: short (of this repository) or paper (of the authors' code).
+        epochs: of the short recipe, both phases together.
+        images: of an epoch: the first so many.
+        distill: share of the loss that compares with the dense model.
+        strength: factor of λ_s.
+    """
+
+    recipe: str = "short"
+    epochs: int = 6
+    images: int = 50_000
+    distill: float = 0.0
+    strength: float = 1.0
+
+    @property
+    def phases(self) -> tuple[TrainConfig, TrainConfig]:
+        """At full rank, and after the cut."""
+        if self.recipe == "paper":
+            adam = TrainConfig(epochs=164, optimizer="adam", lr=1e-3, schedule="step")
+            return adam, adam
+        first = self.epochs // 2
+        common = TrainConfig(epochs=first, lr=0.01, weight_decay=1e-4, precision="bfloat16")
+        return replace(common, schedule="constant"), replace(common, epochs=self.epochs - first)
+
+    @property
+    def batch(self) -> int:
+        """Images of a step."""
+        return 100 if self.recipe == "paper" else 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run.
+
+    Attributes:
+        model: name of the network.
+        form: of the factors.
+        method: name of the method.
+        share: of the MACs that was asked for.
+        settings: see `Settings`.
+        dense: top-1 of the model it starts from, percent.
+        full: top-1 at full rank, after the first phase.
+        energy: e of the cut, share of σ² that every layer may lose.
+        cut: top-1 right after the cut, statistics of BatchNorm estimated anew.
+        top1: in the end, by torch.
+        exported: in the end, by onnxruntime from the exported file.
+        macs: share left.
+        parameters: share left.
+        nbytes: size of the exported file.
+        residual: largest orthogonality residual of a layer before the cut.
+        seconds: of training, of the first phase also where runs share it.
+        milliseconds: median time of the file on one thread; None before it is measured.
+        speedup: of the file over the dense one.
+    """
+
+    model: str
+    form: str
+    method: str
+    share: float
+    settings: dict[str, object]
+    dense: float
+    full: float
+    energy: float
+    cut: float
+    top1: float
+    exported: float
+    macs: float
+    parameters: float
+    nbytes: int
+    residual: float
+    seconds: float
+    milliseconds: float | None = None
+    speedup: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One network and where its runs are kept.
+
+    Attributes:
+        source: folder of data and models.
+        work: folder of the runs.
+        name: of the network.
+        form: of the factors.
+        settings: of all runs.
+        device: that trains.
+    """
+
+    source: Path
+    work: Path
+    name: str
+    form: Form
+    settings: Settings
+    device: str
+
+    def folder(self, method: str, share: float | None = None) -> Path:
+        """Of a run; without a share, of its phase at full rank."""
+        last = "full" if share is None else f"{share:g}"
+        return self.work / f"{self.name}-{self.form}-{method.replace(' ', '-')}-{last}"
+
+    @property
+    def path(self) -> Path:
+        """The trained model."""
+        return self.source / "models" / f"{self.name}_cifar10.onnx"
+
+    def network(self) -> nn.Module:
+        """The trained model in torch."""
+        return MODELS[self.name](str(self.path)).to(self.device)
+
+    def run(self, method: str, share: float, data: Dataset) -> Row:
+        """Trains, cuts, fine-tunes and exports; what was done before is read."""
+        folder = self.folder(method, share)
+        if (folder / ROW).exists():
+            return Row(**read_json(folder / ROW))
+        sparse, finetune = self.settings.phases
+        hooks = METHODS[method].hooks(self.settings.strength)
+        model = factorize(self.network(), LowRankConfig(form=self.form))
+        seconds, batches = 0.0, data.train(self.settings.batch)
+        if hooks:
+            seconds = self._train(model, batches, sparse, hooks, self.folder(method))
+        else:
+            finetune = replace(finetune, epochs=sparse.epochs + finetune.epochs)
+        full = self._once("full", self.folder(method), model, data)
+        sample = torch.zeros(1, 3, 32, 32, device=self.device)
+        residual = max(layer.residual for layer in report_ranks(model, sample).layers)
+        energy = energy_for_macs(model, share, sample)
+        report = drop_energy(model, energy, sample)
+        estimate_batchnorm(model, batches, STATISTICS_BATCHES)
+        cut = self._once("cut", folder, model, data)
+        kept = (Orthogonality(strength=METHODS[method].orthogonality),)
+        seconds += self._train(model, batches, finetune, kept, folder)
+        file = self._export(model, folder)
+        cost, dense = model_cost(load_model(file)), model_cost(load_model(self.path))
+        assert cost.macs == report.macs and dense.macs
+        row = Row(
+            model=self.name,
+            form=self.form,
+            method=method,
+            share=share,
+            settings=asdict(self.settings),
+            dense=self._once("dense", self.work / self.name, self.network(), data),
+            full=full,
+            energy=energy,
+            cut=cut,
+            top1=score(model, data),
+            exported=score_file(load_model(file), data.test(500)),
+            macs=cost.macs / dense.macs,
+            parameters=cost.parameters / dense.parameters,
+            nbytes=file.stat().st_size,
+            residual=residual,
+            seconds=seconds,
+        )
+        write_json(folder / ROW, asdict(row))
+        return row
+
+    def _train(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        config: TrainConfig,
+        hooks: Sequence[Hook],
+        folder: Path,
+    ) -> float:
+        """Trains, and returns the seconds it took, those of an interrupted run included."""
+
+        def progress(done: int, total: int, label: str) -> None:
+            if done % 50 == 0:
+                click.echo(f"{folder.name} {done}/{total} {label}", err=True)
+
+        trainer = Trainer(
+            model, batches, config, loss=self._loss(), hooks=hooks, folder=folder, progress=progress
+        )
+        return sum(record["seconds"] for record in trainer.run())
+
+    def _loss(self) -> Loss:
+        if not self.settings.distill:
+            return classification_loss
+        return distillation_loss(self.network(), self.settings.distill, TEMPERATURE)
+
+    def _once(self, what: str, folder: Path, model: nn.Module, data: Dataset) -> float:
+        """Top-1, kept in the folder so that a run that goes on need not measure it again."""
+        path = folder / f"{what}.json"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, score(model, data))
+        return float(read_json(path))
+
+    def _export(self, model: nn.Module, folder: Path) -> Path:
+        plain = to_plain(copy.deepcopy(model)).cpu()
+        save_model(exported(plain, torch.zeros(2, 3, 32, 32)), folder / FILE)
+        return folder / FILE
+
+
+def score(model: nn.Module, data: Dataset) -> float:
+    """Top-1 on the full test set, percent."""
+    model.eval()
+    with torch.no_grad():
+        return top1(model, data.test(500))["top1"]
+
+
+def score_file(model: ir.Model, batches: Batches) -> float:
+    """The same of an exported model, by onnxruntime."""
+    session = ort.session_of(model)
+    right = total = 0
+    for inputs, labels in batches:
+        [scores] = ort.run(session, {session.get_inputs()[0].name: inputs.numpy()})
+        right += int((scores.argmax(1) == labels.numpy()).sum())
+        total += len(labels)
+    return 100 * right / total
+
+
+def claim(work: Path, settings: Settings) -> None:
+    """Writes the settings into the folder of runs, or finds the same ones there.
+
+    Raises:
+        click.UsageError: it holds runs of others.
+    """
+    path = work / "settings.json"
+    if path.exists() and read_json(path) != asdict(settings):
+        raise click.UsageError(f"{work}: holds runs of other settings; choose another folder")
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(settings))
