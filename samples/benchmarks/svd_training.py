@@ -19,16 +19,8 @@ import click
 import torch
 
 from samples.benchmarks.results import RESULTS, machine, optc, publish, store, stored, table
-from samples.benchmarks.svd_training_runs import (
-    FILE,
-    METHODS,
-    MODELS,
-    ROW,
-    Bench,
-    Row,
-    Settings,
-    claim,
-)
+from samples.benchmarks.svd_training_methods import METHODS, Settings
+from samples.benchmarks.svd_training_runs import FILE, MODELS, ROW, Bench, Row, claim
 from samples.datasets import cifar10
 from toolchain.svg import Cloud, Point, scatter
 from toolchain.training.log import read_json, write_json
