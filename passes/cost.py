@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from passes.framework import Cost
+from runtimes.external_data import read_array
 from runtimes.operators import DOMAINS, hybrid_conv
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 from runtimes.operators.hybrid_conv import is_hybrid_conv
@@ -187,7 +188,7 @@ def _is_weight(tensor: ir.TensorProtocol) -> bool:
 
 
 def _nonzeros(tensor: ir.TensorProtocol | None) -> int:
-    return 0 if tensor is None else int(np.count_nonzero(tensor.numpy()))
+    return 0 if tensor is None else int(np.count_nonzero(read_array(tensor)))
 
 
 def _has_hidden_layers(model: ir.Model) -> bool:

@@ -36,7 +36,7 @@ def initializers(model: ir.Model) -> list[ir.Value]:
 
 def read_array(tensor: ir.TensorProtocol) -> NDArray[Any]:
     """The elements of a tensor; those of an external one are read anew and not kept by it."""
-    if not isinstance(tensor, ir.ExternalTensor):
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype.bitwidth < 8:  # packed
         return tensor.numpy()
     kind = tensor.dtype.numpy().newbyteorder("<")
     array = np.fromfile(tensor.path, kind, tensor.size, offset=tensor.offset or 0)

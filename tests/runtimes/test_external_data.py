@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from runtimes.external_data import initializers, load_external
+from runtimes.external_data import initializers, load_external, read_array
 from tests.helpers import parse
 
 
@@ -51,3 +51,19 @@ def test_arrays_in_use_stay_valid_and_copies_stay_external(model: ir.Model) -> N
     load_external(model)
     np.testing.assert_array_equal(array, np.full((2, 50), 2))
     assert external(copy) >= {"large", "small"}
+
+
+@pytest.mark.parametrize("kind", [ir.DataType.FLOAT, ir.DataType.BFLOAT16, ir.DataType.INT4])
+def test_arrays_are_read_without_keeping_the_file_mapped(tmp_path: Path, kind) -> None:
+    numbers = np.array([[1, -2, 3], [4, 0, -6]])
+    stored = ir.Tensor(numbers.astype(kind.numpy()), kind, name="w")
+    graph = ir.Graph([], [], nodes=[], name="g")
+    graph.initializers.add(
+        ir.Value(name="w", type=ir.TensorType(kind), shape=stored.shape, const_value=stored)
+    )
+    path = tmp_path / "m.onnx"
+    ir.save(ir.Model(graph, ir_version=10), path, external_data="w", size_threshold_bytes=0)
+    tensor = ir.load(path).graph.initializers["w"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    np.testing.assert_array_equal(read_array(tensor).astype(int), numbers)
+    assert (tensor.raw is None) == (kind != ir.DataType.INT4)  # None: not mapped
