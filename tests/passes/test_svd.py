@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from passes.cleanup import finish, prepare
@@ -171,6 +173,32 @@ def test_shared_weight_is_split_once_for_all_its_users(calibration) -> None:
         SvdPass().apply(prepare(matrices(shared=True)), halves)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(4, 24), st.integers(1, 3), st.data())
+def test_all_users_of_a_weight_get_its_best_approximation(width, users, data) -> None:
+    rank = data.draw(st.integers(1, (width - 1) // 2))  # what pays
+    net, x = Builder(data.draw(st.integers(0, 99))), "x"
+    weight = net.array("w", width, width)
+    for _ in range(users):
+        x = net.op("Relu", net.op("MatMul", x, weight))
+    original = prepare(ir.from_proto(net.model(x, shape=("N", width))))
+    W = original.graph.initializers["w"].const_value.numpy().astype(np.float64)
+    U, sigma, V = np.linalg.svd(W)
+    model = original.clone()
+    plan = split(model, SvdConfig(rank=rank))
+    assert len(plan.applied) == users
+    bound = np.linalg.norm(sigma[rank:]) / np.linalg.norm(sigma)  # Eckart–Young
+    for each in plan.applied:
+        assert each.predicted_error == pytest.approx(bound, rel=1e-6)
+        assert each.measured_error == pytest.approx(bound, rel=1e-6)
+    best = ((U[:, :rank] * sigma[:rank]) @ V[:rank]).astype(np.float32)
+    original.graph.initializers["w"].const_value = ir.tensor(best, name="w")
+    feeds = inputs(original)
+    expected = output(original, feeds)
+    scale = np.abs(expected).max() + 1e-6
+    np.testing.assert_allclose(output(finish(model), feeds), expected, rtol=1e-3, atol=1e-4 * scale)
+
+
 @pytest.mark.parametrize("share", [0.8, 0.6])
 @pytest.mark.parametrize("key", ["params", "macs"])
 @pytest.mark.parametrize("make", [convolutions, lambda: prepare(matrices())])
@@ -286,8 +314,8 @@ def test_plan_with_a_wrong_setting_is_refused() -> None:
     model = convolutions()
     step = SvdPass(SvdConfig(rank=4))
     plan = step.analyse(model)
-    for settings in ({}, {"form": "matrix", "rank": 4}, {"form": "channel", "rank": 99}):
-        broken = replace(plan, layers=(replace(plan.applied[0], settings=settings),))
+    for wrong in ({}, {"form": "matrix", "rank": 4}, {"form": "channel", "rank": 99}):
+        broken = replace(plan, layers=(replace(plan.applied[0], settings=wrong),))
         with pytest.raises(PlanError, match="plan of svd"):
             step.apply(model, broken)
 
