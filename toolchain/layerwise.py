@@ -131,7 +131,7 @@ class _Branch:
         self._values: dict[str, Batches] = {
             name: [np.asarray(feeds[name]) for feeds in batches] for name in batches[0]
         }
-        self._n_batches = len(batches)
+        self._samples = [len(next(iter(feeds.values()))) for feeds in batches]
         self._done: set[str] = set()
         self.replaced: dict[str, Part] = {}
 
@@ -155,7 +155,7 @@ class _Branch:
             inputs = self._element_types(used)
             session = network.step(nodes, inputs, wanted, self.replaced)
             columns: list[Batches] = [[] for _ in wanted]
-            for index in range(self._n_batches):
+            for index in range(len(self._samples)):
                 feeds = {name: self._values[name][index] for name in inputs}
                 for column, array in zip(columns, ort.run(session, feeds, wanted), strict=True):
                     column.append(array)
@@ -176,11 +176,11 @@ class _Branch:
         session = network.step(nodes, inputs, [name], {**self.replaced, **replaced})
         results: list[Array] = []
         samples = 0
-        for index in range(self._n_batches):
+        for index, count in enumerate(self._samples):
             if samples >= limit:
                 break
             feeds = {value: self._values[value][index] for value in inputs}
-            samples += len(next(iter(feeds.values())))
+            samples += count
             results.append(np.asarray(ort.run(session, feeds, [name])[0], np.float32))
         return results
 

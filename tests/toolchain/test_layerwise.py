@@ -8,6 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import toolchain.layerwise
+from tests.helpers import parse
 from toolchain.layerwise import ArrayCalibration
 
 LAYERS = ["stem", "one", "two", "down", "three"]
@@ -159,3 +160,38 @@ def test_limit_takes_whole_batches():
     assert calibration.samples == 12
     walk = calibration.walk(ir.from_proto(network()), ["stem"], 6)
     assert [len(batch) for batch in walk.maps("stem").inputs] == [4, 4]
+
+
+def test_probe_counts_samples_where_sizes_are_kept_too():
+    rng = np.random.default_rng(0)
+    one, two = (rng.standard_normal((2, 6, 6)) / 3).astype(np.float32)
+    model = parse(
+        """g (float[N, 4, 6] x) => (float[N, 24] y) {
+            sizes = Shape (x)
+            a_size = Gather <axis = 0> (sizes, zero)
+            first = Unsqueeze (a_size, zeros)
+            before = Concat <axis = 0> (first, tokens)
+            r = Reshape (x, before)
+            u = MatMul (r, one)
+            v = MatMul (u, two)
+            last = Unsqueeze (a_size, zeros)
+            after = Concat <axis = 0> (last, rest)
+            y = Reshape (v, after)
+        }""",
+        {
+            "one": one,
+            "two": two,
+            "zero": np.array(0),
+            "zeros": np.array([0]),
+            "tokens": np.array([4, 6]),
+            "rest": np.array([24]),
+        },
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    batches = [{"x": rng.standard_normal((3, 4, 6)).astype(np.float32)} for _ in range(4)]
+    walk = ArrayCalibration(batches).walk(ir.from_proto(model), ["u", "v"])
+    walk.maps("u")
+    result = walk.probe("u", 2 * one.T, np.zeros(6, np.float32), 5)
+    expected = [{"y": (batch["x"] @ (2 * one) @ two).reshape(3, 24)} for batch in batches[:2]]
+    assert_batches(result, expected, "y")
