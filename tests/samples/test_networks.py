@@ -13,6 +13,7 @@ from samples.datasets import mnist  # noqa: E402
 from samples.networks.lenet import lenet_5, lenet_300_100  # noqa: E402
 from samples.networks.resnet import load_onnx_weights, resnet18, resnet20, resnet56  # noqa: E402
 from samples.networks.vgg import vgg16  # noqa: E402
+from samples.networks.vit import PATCH, VisionTransformer  # noqa: E402
 from toolchain.errors import UnreadableError  # noqa: E402
 
 RESNET20 = Path(__file__).parents[2] / "samples" / "models" / "resnet20_cifar10.onnx"
@@ -72,3 +73,16 @@ def test_missing_data_is_one_clear_error(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("OPTC_DATA", raising=False)
     with pytest.raises(UnreadableError, match="set OPTC_DATA"):
         mnist()
+
+
+def test_tokens_of_the_transformer_are_patches() -> None:
+    model, seen = VisionTransformer().eval(), []
+    model.embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.arange(2 * 28 * 28, dtype=torch.float32).reshape(2, 1, 28, 28) / 1000
+    with torch.no_grad():
+        assert model(x).shape == (2, 10)
+    for token, row, column in ((0, 0, 0), (6, 1, 2)):
+        place = (slice(row * PATCH, (row + 1) * PATCH), slice(column * PATCH, (column + 1) * PATCH))
+        assert torch.equal(
+            seen[0][:, token].reshape(2, PATCH, PATCH), x[:, 0][:, place[0], place[1]]
+        )
