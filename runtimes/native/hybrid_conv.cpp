@@ -8,14 +8,23 @@ namespace optc {
 namespace {
 
 constexpr int64_t kFewTiles = 4;  // tiles that do not keep threads busy
-constexpr size_t kChunks = 8;     // pieces of a tile where threads share tiles
+constexpr size_t kChunks = 16;    // of output channels, for threads that share such tiles
 
-thread_local Scratch scratch;         // T, and windows where a tile is a thread's own
-thread_local Scratch window_scratch;  // windows where threads share T
+std::atomic<uint64_t> calls{0};
+
+// What a thread keeps: memory for T and windows, and whose T it is.
+struct OwnResponses {
+  Scratch memory;
+  uint64_t call = 0;
+  size_t tile = 0;
+};
+thread_local OwnResponses own_responses;
 
 }  // namespace
 
-// One call: shapes, pointers and the cut into tiles.
+// One call: shapes, pointers and the cut into tiles. Threads that share a tile take some of its
+// output channels each, and all compute its responses: to fetch from another core what it has
+// just written takes longer, and so does to write again what another core has read.
 struct HybridConv::Run {
   const HybridConv& op;
   const HybridPlan& plan;
@@ -27,11 +36,11 @@ struct HybridConv::Run {
   uint8_t* y;
   int64_t samples;
   ptrdiff_t x_plane, y_plane;  // bytes of one channel
-  uint8_t* all_t = nullptr;    // (tiles, most bytes of T), when threads share tiles
+  size_t tiles;
+  size_t chunks;               // of output channels in each
+  const uint64_t call = ++calls;
   std::atomic<bool> out_of_memory{false};
 
-  int64_t units() const { return (samples + plan.samples - 1) / plan.samples; }
-  int64_t tiles() const { return units() * int64_t(plan.tiles.size()); }
   size_t most_t_bytes() const {
     return w.quads.size() * size_t(kTileVectors * kQuadBytes);
   }
@@ -57,68 +66,46 @@ struct HybridConv::Run {
     tile.windows = planned.windows.data();
     tile.n_windows = planned.n_windows[tile.vectors];
     tile.use = planned.use.data();
+    tile.x_first = planned.x_first, tile.x_last = planned.x_last;
     return tile;
   }
 
-  // Every tile by itself: responses and then all output channels.
-  void by_tile(ThreadPool& pool) {
+  void all_pieces(ThreadPool& pool) {
     pool.parallel_for(
-        size_t(tiles()), [](void* self, size_t i) { static_cast<Run*>(self)->whole_tile(i); },
+        tiles * chunks, [](void* self, size_t i) { static_cast<Run*>(self)->piece(i); },
         this);
     if (out_of_memory) throw std::bad_alloc();
   }
 
-  void whole_tile(size_t index) {
-    uint8_t* t = static_cast<uint8_t*>(scratch.reserve(most_t_bytes() + window_bytes()));
-    if (t == nullptr) {
-      out_of_memory = true;
-      return;
-    }
-    const HybridTile own = tile(index);
-    if (own.vectors == 0) return;
-    responses(own, x_of(index), 0, w.quads.size(), t, t + most_t_bytes());
-    rows(own, t, 0, size_t(w.K));
-  }
-
-  // First all responses of all tiles, then all output channels: threads share a tile.
-  void by_stage(ThreadPool& pool) {
-    all_t = static_cast<uint8_t*>(scratch.reserve(most_t_bytes() * size_t(tiles())));
-    if (all_t == nullptr) throw std::bad_alloc();
-    const size_t pieces = size_t(tiles()) * kChunks;
-    pool.parallel_for(
-        pieces, [](void* self, size_t i) { static_cast<Run*>(self)->responses_of_chunk(i); }, this);
-    if (out_of_memory) throw std::bad_alloc();
-    pool.parallel_for(
-        pieces, [](void* self, size_t i) { static_cast<Run*>(self)->rows_of_chunk(i); }, this);
-  }
-
-  void responses_of_chunk(size_t i) {
-    const size_t index = i / kChunks, chunk = i % kChunks, n = w.quads.size();
-    const size_t begin = n * chunk / kChunks, end = n * (chunk + 1) / kChunks;
+  void piece(size_t i) {
+    const size_t index = i / chunks, chunk = i % chunks;
+    const size_t fours = (size_t(w.K) + kDenseRows - 1) / kDenseRows;
+    const size_t begin = fours * chunk / chunks * kDenseRows;
+    const size_t end = std::min(fours * (chunk + 1) / chunks * kDenseRows, size_t(w.K));
     const HybridTile own = tile(index);
     if (begin == end || own.vectors == 0) return;
-    uint8_t* windows = static_cast<uint8_t*>(window_scratch.reserve(window_bytes()));
-    if (windows == nullptr) {
+    const uint8_t* t = responses_of(index, own);
+    if (t == nullptr) {
       out_of_memory = true;
-      return;
+    } else {
+      rows(own, t, begin, end);
     }
-    uint8_t* t = all_t + index * most_t_bytes() + begin * size_t(own.vectors * kQuadBytes);
-    responses(own, x_of(index), begin, end, t, windows);
   }
 
-  void rows_of_chunk(size_t i) {
-    const size_t index = i / kChunks, chunk = i % kChunks;
-    const size_t fours = (size_t(w.K) + kDenseRows - 1) / kDenseRows;
-    const size_t begin = fours * chunk / kChunks * kDenseRows;
-    const size_t end = std::min(fours * (chunk + 1) / kChunks * kDenseRows, size_t(w.K));
-    const HybridTile own = tile(index);
-    if (begin < end && own.vectors > 0) rows(own, all_t + index * most_t_bytes(), begin, end);
+  // T of a tile, which this thread may have computed already; null: no memory.
+  const uint8_t* responses_of(size_t index, const HybridTile& tile) const {
+    OwnResponses& own = own_responses;
+    uint8_t* t = static_cast<uint8_t*>(own.memory.reserve(most_t_bytes() + window_bytes()));
+    if (t == nullptr || (own.call == call && own.tile == index)) return t;
+    responses(tile, x_of(index), t, t + most_t_bytes());
+    own.call = call, own.tile = index;
+    return t;
   }
 
-  void responses(const HybridTile& tile, const uint8_t* of_tile, size_t begin, size_t end,
-                 uint8_t* t, uint8_t* windows) const {
+  void responses(const HybridTile& tile, const uint8_t* of_tile, uint8_t* t,
+                 uint8_t* windows) const {
     const HybridResponseArgs args = {
-        &tile, of_tile, x, x_end, x_plane, w.x_zero, w.quads.data() + begin, end - begin,
+        &tile, of_tile, x, x_end, x_plane, w.x_zero, w.quads.data(), w.quads.size(),
         plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
     w.form == Form::kSigns ? op.kernels_.sign_responses(args) : op.kernels_.pair_responses(args);
   }
@@ -168,9 +155,13 @@ void HybridConv::run(const uint8_t* x, const std::vector<int64_t>& x_shape,
   const bool is_narrow = x_shape[0] == 1 && plan->samples > kTileVectors / 2;  // of one vector
   const HybridWeights& weights = is_narrow && narrow_ != nullptr ? *narrow_ : weights_;
   const uint8_t* x_end = x + x_shape[0] * weights_.C * height * width;
-  Run run = {*this, *plan, weights, weights.requantise(), x, x_end, residual, y, x_shape[0],
-             ptrdiff_t(height * width), ptrdiff_t(plan->output[0] * plan->output[1])};
-  run.tiles() < kFewTiles ? run.by_stage(pool) : run.by_tile(pool);
+  const int64_t tiles = (x_shape[0] + plan->samples - 1) / plan->samples *
+                        int64_t(plan->tiles.size());
+  Run run = {*this, *plan, weights, weights.requantise(), x, x_end, residual, y,
+             x_shape[0], ptrdiff_t(height * width),
+             ptrdiff_t(plan->output[0] * plan->output[1]), size_t(tiles),
+             tiles < kFewTiles ? kChunks : 1};
+  run.all_pieces(pool);
 }
 
 }  // namespace optc

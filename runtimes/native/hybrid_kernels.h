@@ -38,6 +38,7 @@ struct HybridTile {
   const Window* windows;
   size_t n_windows;
   const uint32_t* use;  // (vectors, steps) which window, times kWindow
+  ptrdiff_t x_first, x_last;  // bytes of a channel of X, as Window::offset, that windows show
   ptrdiff_t output[kTileVectors];  // start of Y[k = 0] for each vector
   int pixels[kTileVectors];        // 1 .. kPixels
   bool contiguous;                 // the vectors are full and follow each other in Y

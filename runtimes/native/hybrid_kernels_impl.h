@@ -18,6 +18,10 @@
 //
 // Nothing of the standard library may be used here: see kernels_impl.h.
 
+constexpr ptrdiff_t kAhead = 8;   // quads whose channels are fetched before their use
+constexpr ptrdiff_t kLine = 64;   // bytes
+constexpr ptrdiff_t kNear = 1024;  // bytes of a channel that are worth it
+
 // A window where it does not lie in X entirely, or not within 64 bytes.
 inline void fill_at_edge(const HybridResponseArgs& a, const Window& window, const uint8_t* p,
                          uint8_t* out) {
@@ -45,6 +49,15 @@ class WindowFiller {
       if (window == begin_ || window->offset > high_) high_ = window->offset;
       scattered_ |= window->table == nullptr;
     }
+  }
+
+  // Begins to fetch what the windows of a channel show: another core may have written it.
+  void prefetch(uint32_t channel) const {
+    const ptrdiff_t first = a_.tile->x_first, last = a_.tile->x_last;
+    if (last - first > kNear) return;
+    const uint8_t* x = a_.x + ptrdiff_t(channel) * a_.plane;
+    for (ptrdiff_t at = first; at < last; at += kLine) __builtin_prefetch(x + at);
+    __builtin_prefetch(x + last);
   }
 
   void fill(uint32_t channel, uint8_t* out) const {
@@ -133,10 +146,13 @@ inline void respond_all(const HybridResponseArgs& a, Respond respond_quad) {
   const Quad* q = a.quads;
   const Quad* end = q + a.n_quads;
   const WindowFiller filler(a);
+  const Quad* ahead = q;
+  while (ahead < end && ahead < q + kAhead) filler.prefetch((ahead++)->channel);
   if (q < end) filler.fill(q->channel, windows);
   while (q < end) {
     const QuadTaps<S> taps(a, q->basis);
     for (const uint32_t basis = q->basis; q < end && q->basis == basis; ++q, t += stride) {
+      if (ahead < end) filler.prefetch((ahead++)->channel);
       const bool last = q + 1 < end && q[1].channel != q->channel;
       if (last) filler.fill(q[1].channel, other);
       respond_quad(taps, windows, t);

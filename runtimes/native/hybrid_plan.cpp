@@ -106,6 +106,7 @@ class Planner {
   // Vectors [first, first + count) of all those of a unit.
   TilePlan tile(const std::vector<Pixels>& vectors, int64_t first, int count) {
     TilePlan tile = {};
+    std::vector<ptrdiff_t> read;
     tile.vectors = count;
     for (int v = 0; v < count; ++v) {
       const int64_t in_unit = first + v, per_sample = int64_t(vectors.size());
@@ -114,9 +115,17 @@ class Planner {
       tile.pixel[v] = pixels.first;
       tile.pixels[v] = pixels.count;
       for (size_t step = 0; step < plan_.steps; ++step) {
-        tile.use.push_back(use(tile, window(positions_of(pixels, step), tile.sample[v])));
+        const Positions positions = positions_of(pixels, step);
+        tile.use.push_back(use(tile, window(positions, tile.sample[v])));
+        for (const int32_t position : positions) {
+          if (position >= 0) read.push_back(tile.sample[v] * sample_size_ + position);
+        }
       }
       tile.n_windows[v + 1] = tile.windows.size();
+    }
+    if (!read.empty()) {
+      const auto [first, last] = std::minmax_element(read.begin(), read.end());
+      tile.x_first = *first, tile.x_last = *last;
     }
     return tile;
   }

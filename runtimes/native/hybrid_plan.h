@@ -21,6 +21,7 @@ struct TilePlan {
   ptrdiff_t pixel[kTileVectors];      // first output pixel
   int pixels[kTileVectors];
   size_t n_windows[kTileVectors + 1];  // of the first vectors
+  ptrdiff_t x_first, x_last;           // see HybridTile
   std::vector<Window> windows;
   std::vector<uint32_t> use;           // (vectors, steps)
 };

@@ -1,5 +1,6 @@
 """Every instruction set and form of the hybrid kernel, bit for bit the integer reference."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -187,6 +188,21 @@ def test_batch_and_image_size_may_change_between_runs() -> None:
         np.testing.assert_array_equal(y, other.expected())
     [y] = ort.run(session, {"x": np.zeros((0, 6, 8, 8), np.uint8)})
     assert y.shape == (0, 8, 8, 8)
+
+
+def test_one_session_from_four_threads() -> None:
+    """Threads keep responses of the call they are at, and only of that."""
+    layer = random_hybrid_layer(4, shape=(64, 32, 4))
+    session = ort.session(layer.model().SerializeToString(), native=library(), threads=2)
+
+    def agrees(seed: int, image: tuple[int, int]) -> bool:
+        x = np.random.default_rng(seed).integers(0, 256, (1, 32, *image)).astype(np.uint8)
+        fed = replace(layer, feeds={"x": x})
+        expected = fed.expected()
+        return all(np.array_equal(ort.run(session, fed.feeds)[0], expected) for _ in range(25))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(agrees, range(4), [(8, 8), (8, 8), (4, 4), (16, 16)]))
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 8, 8), (1, 6, 1, 1)])
