@@ -27,9 +27,9 @@ HYBRID_PAYS = 0.6
 """The same for quantised layers, as a share of instructions. Measured break-even on AVX-512 VNNI:
 0.5 to 0.8 for 16 to 256 channels. Up to four basis kernels no layer measured came near it."""
 
-RESPONSE, DENSE_PAIR, SIGN, RUN = 0.35, 0.65, 0.32, 1.7
-"""Costs of an instruction of the basis stage, of a pair in the dense form, of a sign and of a run
-of signs, in those of a stored pair."""
+RESPONSE, DENSE_PAIR, FOUR = 0.35, 0.75, 1.4
+"""Costs of an instruction of the basis stage, of a pair in the dense form and of four elements, in
+those of a stored pair."""
 
 
 def predict_form(node: ir.Node) -> tuple[Form, str]:
@@ -56,8 +56,8 @@ def _hybrid_share(node: ir.Node) -> float:
     """Instructions of the native kernel over those of the dense int8 convolution.
 
     One does four products: of a row of taps, or of four responses to one channel ("a pair"). Pairs
-    that are not stored are skipped, or all are done in a dense form; ternary coefficients may be
-    added one by one, in runs of one level. Costs are relative to a stored pair, those of
+    that are not stored are skipped, or all are done in a dense form, or any four elements of an
+    output channel are gathered. Costs are relative to a stored pair, those of
     runtimes/native/hybrid_weights.cpp.
     """
     weights, group = hybrid_conv.read_weights(node), read_geometry(node).group
@@ -68,9 +68,7 @@ def _hybrid_share(node: ir.Node) -> float:
     stored = weights.symbols != 0  # (K, C/group, M)
     padded = np.pad(stored, ((0, 0), (0, 0), (0, 4 * quads - M)))
     pairs = np.count_nonzero(padded.reshape(K, C_group, quads, 4).any(axis=-1))
-    mixing = min(float(pairs), DENSE_PAIR * K * C_group * quads)
-    if np.abs(weights.symbols).max(initial=0) == 1:
-        runs = sum(len(np.unique(levels)) for levels in weights.levels)
-        mixing = min(mixing, SIGN * np.count_nonzero(stored) + RUN * runs)
+    fours = np.ceil(np.count_nonzero(stored, axis=(1, 2)) / 4).sum()
+    mixing = min(float(pairs), DENSE_PAIR * K * C_group * quads, FOUR * fours)
     dense = K * C_group * math.prod(kernel) / 4
     return float((RESPONSE * responses + mixing) / dense)

@@ -72,13 +72,13 @@ inline Sums respond(Sums sums, const Pixels& pixels, const Taps& taps) {
 }
 
 // |T| <= 128 and |Ce| <= 127, so two products fit 16 bits.
-inline Sums dot(Sums sums, const uint8_t* t, Weight weight) {
-  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
-    const __m256i x = load(t + 32 * i);
-    const __m256i twos = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weight, x));
-    sums.of[i] = _mm256_add_epi32(sums.of[i], _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
-  }
-  return sums;
+inline __m256i dot(__m256i sums, __m256i t, Weight weight) {
+  const __m256i twos = _mm256_maddubs_epi16(_mm256_abs_epi8(t), _mm256_sign_epi8(weight, t));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
+}
+
+inline Sums dot(const Sums& sums, const uint8_t* t, Weight weight) {
+  return {{dot(sums.of[0], load(t), weight), dot(sums.of[1], load(t + 32), weight)}};
 }
 
 // Bytes of one 16-byte piece of the window: shuffles give zero where the index has its high bit.
@@ -129,36 +129,23 @@ inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
   }
 }
 
+// Four rows of a vector, [row][pixel], become [pixel][row].
 template <int V>
-struct Words {
-  __m256i of[V];
-
-  static __m256i row(const uint8_t* t) {
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t)));
-  }
-  void add(const uint8_t* t) {
-    OPTC_UNROLL for (int v = 0; v < V; ++v) of[v] = _mm256_add_epi16(of[v], row(t + v * kPixels));
-  }
-  void subtract(const uint8_t* t) {
-    OPTC_UNROLL for (int v = 0; v < V; ++v) of[v] = _mm256_sub_epi16(of[v], row(t + v * kPixels));
-  }
-};
-
-inline __m256i scaled(__m128i words, int32_t level) {
-  return _mm256_mullo_epi32(_mm256_cvtepi16_epi32(words), _mm256_set1_epi32(level));
-}
-
-inline Sums scaled(__m256i words, int32_t level) {
-  return {{scaled(_mm256_castsi256_si128(words), level),
-           scaled(_mm256_extracti128_si256(words, 1), level)}};
-}
-
-template <int V>
-inline void spill(Sums* sums, const Words<V>& a, int32_t level_a, const Words<V>& b,
-                  int32_t level_b) {
+inline void dot_rows(Sums* sums, const uint8_t* const t[kQuad], Weight weight) {
   OPTC_UNROLL for (int v = 0; v < V; ++v) {
-    sums[v] = sum(sums[v], scaled(a.of[v], level_a));
-    sums[v] = sum(sums[v], scaled(b.of[v], level_b));
+    __m128i row[kQuad];
+    OPTC_UNROLL for (int i = 0; i < kQuad; ++i) {
+      row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t[i] + v * kPixels));
+    }
+    const __m128i low_a = _mm_unpacklo_epi8(row[0], row[1]);
+    const __m128i low_b = _mm_unpacklo_epi8(row[2], row[3]);
+    const __m128i high_a = _mm_unpackhi_epi8(row[0], row[1]);
+    const __m128i high_b = _mm_unpackhi_epi8(row[2], row[3]);
+    const __m256i low = _mm256_set_m128i(_mm_unpackhi_epi16(low_a, low_b),
+                                         _mm_unpacklo_epi16(low_a, low_b));
+    const __m256i high = _mm256_set_m128i(_mm_unpackhi_epi16(high_a, high_b),
+                                          _mm_unpacklo_epi16(high_a, high_b));
+    sums[v] = {{dot(sums[v].of[0], low, weight), dot(sums[v].of[1], high, weight)}};
   }
 }
 
@@ -216,8 +203,8 @@ inline void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
 }  // namespace hybrid_avx2
 
 extern const HybridKernels hybrid_avx2_kernels = {
-    "avx2", hybrid_avx2::kOffset, hybrid_avx2::pair_responses, hybrid_avx2::sign_responses,
-    hybrid_avx2::pair_rows, hybrid_avx2::dense_rows, hybrid_avx2::sign_rows};
+    "avx2", hybrid_avx2::kOffset, hybrid_avx2::pair_responses, hybrid_avx2::element_responses,
+    hybrid_avx2::pair_rows, hybrid_avx2::dense_rows, hybrid_avx2::element_rows};
 
 }  // namespace optc
 

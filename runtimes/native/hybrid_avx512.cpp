@@ -36,13 +36,13 @@ constexpr bool kHasBytePermute = true;
 
 extern const HybridKernels hybrid_avx512vnni_kernels = {
     "avx512vnni", hybrid_avx512vnni::kOffset, hybrid_avx512vnni::pair_responses,
-    hybrid_avx512vnni::sign_responses, hybrid_avx512vnni::pair_rows, hybrid_avx512vnni::dense_rows,
-    hybrid_avx512vnni::sign_rows};
+    hybrid_avx512vnni::element_responses, hybrid_avx512vnni::pair_rows, hybrid_avx512vnni::dense_rows,
+    hybrid_avx512vnni::element_rows};
 
 extern const HybridKernels hybrid_avx512_kernels = {
     "avx512", hybrid_avx512::kOffset, hybrid_avx512::pair_responses,
-    hybrid_avx512::sign_responses, hybrid_avx512::pair_rows, hybrid_avx512::dense_rows,
-    hybrid_avx512::sign_rows};
+    hybrid_avx512::element_responses, hybrid_avx512::pair_rows, hybrid_avx512::dense_rows,
+    hybrid_avx512::element_rows};
 
 }  // namespace optc
 

@@ -64,7 +64,7 @@ inline void store_pair(uint8_t* t, const Sums r[kQuad], const Shift shift[kQuad]
   _mm512_store_si512(t, transpose_bytes(pack(r, shift)));
 }
 
-// A row of four vectors stays as `pack` leaves it, which is how `spill` wants it.
+// A row of four vectors stays as `pack` leaves it, which is how `dot_rows` wants it.
 template <int V>
 inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
   if constexpr (V == 4) {
@@ -79,72 +79,34 @@ inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
   }
 }
 
-// Sums of bytes without widening them: 16-bit words, each even + 256 odd, are added as they are,
-// and their high bytes once more. 256 times the latter comes off the former at the end.
-template <int V>
-struct Words {
-  __m128i both[V], odd[V];
-
-  void add(const uint8_t* t) {
-    OPTC_UNROLL for (int v = 0; v < V; ++v) {
-      const __m128i x = _mm_load_si128(reinterpret_cast<const __m128i*>(t + v * kPixels));
-      both[v] = _mm_add_epi16(both[v], x);
-      odd[v] = _mm_add_epi16(odd[v], _mm_srli_epi16(x, 8));
-    }
-  }
-  void subtract(const uint8_t* t) {
-    OPTC_UNROLL for (int v = 0; v < V; ++v) {
-      const __m128i x = _mm_load_si128(reinterpret_cast<const __m128i*>(t + v * kPixels));
-      both[v] = _mm_sub_epi16(both[v], x);
-      odd[v] = _mm_sub_epi16(odd[v], _mm_srli_epi16(x, 8));
-    }
-  }
-  __m512i widened(int v) const {
-    const __m128i even = _mm_sub_epi16(both[v], _mm_slli_epi16(odd[v], 8));
-    const __m128i low = _mm_unpacklo_epi16(even, odd[v]), high = _mm_unpackhi_epi16(even, odd[v]);
-    return _mm512_cvtepi16_epi32(_mm256_set_m128i(high, low));
-  }
-};
-
-template <>
-struct Words<4> {
-  __m512i both, odd;
-
-  void add(const uint8_t* t) {
-    const __m512i x = _mm512_load_si512(t);
-    both = _mm512_add_epi16(both, x);
-    odd = _mm512_add_epi16(odd, _mm512_srli_epi16(x, 8));
-  }
-  void subtract(const uint8_t* t) {
-    const __m512i x = _mm512_load_si512(t);
-    both = _mm512_sub_epi16(both, x);
-    odd = _mm512_sub_epi16(odd, _mm512_srli_epi16(x, 8));
-  }
-  __m512i even() const { return _mm512_sub_epi16(both, _mm512_slli_epi16(odd, 8)); }
-};
-
-template <int V>
-inline void spill(Sums sums[V], const Words<V>& a, int32_t level_a, const Words<V>& b,
-                  int32_t level_b) {
-  const Sums factor_a = make_sums(level_a), factor_b = make_sums(level_b);
-  OPTC_UNROLL for (int v = 0; v < V; ++v) {
-    sums[v] = sum(sums[v], _mm512_mullo_epi32(a.widened(v), factor_a));
-    sums[v] = sum(sums[v], _mm512_mullo_epi32(b.widened(v), factor_b));
-  }
+// Four rows of one vector, [row][pixel], become [pixel][row].
+inline __m512i gather_rows(const uint8_t* const t[kQuad], ptrdiff_t at) {
+  const auto row = [&](int i) {
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(t[i] + at));
+  };
+  const __m512i rows = _mm512_inserti64x4(
+      _mm512_castsi256_si512(_mm256_set_m128i(row(1), row(0))), _mm256_set_m128i(row(3), row(2)), 1);
+  const __m512i lanes = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return transpose_bytes(_mm512_permutexvar_epi32(lanes, rows));
 }
 
-// Lane i of a row holds pixels 4 i .. 4 i + 3 of vector 0, then of vector 1, ...
-inline void spill(Sums sums[4], const Words<4>& a, int32_t level_a, const Words<4>& b,
-                  int32_t level_b) {
-  const __m512i levels = make_sums(level_a | level_b << 16), even_a = a.even(), even_b = b.even();
-  const __m512i e01 = _mm512_madd_epi16(_mm512_unpacklo_epi16(even_a, even_b), levels);
-  const __m512i e23 = _mm512_madd_epi16(_mm512_unpackhi_epi16(even_a, even_b), levels);
-  const __m512i o01 = _mm512_madd_epi16(_mm512_unpacklo_epi16(a.odd, b.odd), levels);
-  const __m512i o23 = _mm512_madd_epi16(_mm512_unpackhi_epi16(a.odd, b.odd), levels);
-  sums[0] = sum(sums[0], _mm512_unpacklo_epi32(e01, o01));
-  sums[1] = sum(sums[1], _mm512_unpackhi_epi32(e01, o01));
-  sums[2] = sum(sums[2], _mm512_unpacklo_epi32(e23, o23));
-  sums[3] = sum(sums[3], _mm512_unpackhi_epi32(e23, o23));
+// Of four vectors, lane i of a row holds pixels 4 i .. 4 i + 3 of vector 0, then of vector 1, ...
+template <int V>
+inline void dot_rows(Sums sums[V], const uint8_t* const t[kQuad], Weight weight) {
+  if constexpr (V == 4) {
+    const __m512i r0 = _mm512_load_si512(t[0]), r1 = _mm512_load_si512(t[1]);
+    const __m512i r2 = _mm512_load_si512(t[2]), r3 = _mm512_load_si512(t[3]);
+    const __m512i low_a = _mm512_unpacklo_epi8(r0, r1), high_a = _mm512_unpackhi_epi8(r0, r1);
+    const __m512i low_b = _mm512_unpacklo_epi8(r2, r3), high_b = _mm512_unpackhi_epi8(r2, r3);
+    sums[0] = respond(sums[0], _mm512_unpacklo_epi16(low_a, low_b), weight);
+    sums[1] = respond(sums[1], _mm512_unpackhi_epi16(low_a, low_b), weight);
+    sums[2] = respond(sums[2], _mm512_unpacklo_epi16(high_a, high_b), weight);
+    sums[3] = respond(sums[3], _mm512_unpackhi_epi16(high_a, high_b), weight);
+  } else {
+    OPTC_UNROLL for (int v = 0; v < V; ++v) {
+      sums[v] = respond(sums[v], gather_rows(t, v * kPixels), weight);
+    }
+  }
 }
 
 // Bytes of one vector of Y or of the residual.

@@ -107,19 +107,20 @@ struct HybridConv::Run {
     const HybridResponseArgs args = {
         &tile, of_tile, x, x_end, x_plane, w.x_zero, w.quads.data(), w.quads.size(),
         plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
-    w.form == Form::kSigns ? op.kernels_.sign_responses(args) : op.kernels_.pair_responses(args);
+    w.form == Form::kElements ? op.kernels_.element_responses(args)
+                              : op.kernels_.pair_responses(args);
   }
 
   void rows(const HybridTile& tile, const uint8_t* t, size_t k_begin, size_t k_end) const {
     const size_t k_group = size_t(w.K) / size_t(op.group_);
     const HybridRowArgs args = {
         &tile, t, k_begin, k_end, w.order.data(), w.pairs.data(), w.dense.data(),
-        w.runs.data(), w.signs.data(), w.begin.data(), k_group, w.quads_per_group, &requantise,
+        w.fours.data(), w.begin.data(), k_group, w.quads_per_group, &requantise,
         y, y_plane, residual};
     switch (w.form) {
       case Form::kPairs: return op.kernels_.pair_rows(args);
       case Form::kDense: return op.kernels_.dense_rows(args);
-      case Form::kSigns: return op.kernels_.sign_rows(args);
+      case Form::kElements: return op.kernels_.element_rows(args);
     }
   }
 };

@@ -7,9 +7,10 @@
 //
 // Four basis kernels of one channel make a quad: their four responses to a pixel are one operand
 // of an 8-bit dot product, and so are the four taps of a kernel row. Two forms of the second line:
-// pairs hold [quad][pixel][4] and one 32-bit weight for each stored (output, quad); signs hold
-// [quad][4][pixel] and add or subtract whole rows. Integers are exact and each float operation is
-// rounded by itself, so every instruction set gives the same bytes.
+// pairs hold T as [quad][pixel][4] and one 32-bit weight for each stored (output, quad); elements
+// hold T as [quad][4][pixel], a row for each basis kernel, and gather any four rows that an output
+// channel uses. Integers are exact and each float operation is rounded by itself, so every
+// instruction set gives the same bytes.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +24,7 @@ constexpr int kQuad = 4;         // basis kernels, or taps, of one 32-bit operan
 constexpr int kWindow = 64;      // bytes of X that a step of a vector may see
 constexpr int kQuadBytes = kPixels * kQuad;  // of T, for one quad and vector
 constexpr int kDenseRows = 4;    // output channels that share the loads of T
-constexpr uint32_t kMaxRun = 128;  // terms of a run of signs: 128 * 255 fits 16 bits
+constexpr int64_t kMostRows = 1 << 16;  // of T that FourWeights can tell apart
 constexpr uint8_t kPadding = 64;   // in Window::table: not a byte of X, but its zero point
 
 // The 64 bytes, [pixel][tap], that one step (up to four taps of a kernel row) reads of a channel.
@@ -72,11 +73,10 @@ struct PairWeight {
   uint32_t quad;
 };
 
-// Rows of T that one level multiplies: some to add, then some to subtract.
-struct SignRun {
-  uint32_t begin;        // in `signs`
-  uint16_t plus, minus;  // how many of either
-  int32_t level;
+// Of four elements of Ce of one output channel; what is missing to the last four is zero.
+struct FourWeights {
+  uint32_t weight;       // Ce of the four, as bytes
+  uint16_t rows[kQuad];  // quad * kQuad + m
 };
 
 // What ends a sum: see the equation above.
@@ -92,12 +92,11 @@ struct HybridRowArgs {
   const HybridTile* tile;
   const uint8_t* t;
   size_t k_begin, k_end;
-  const uint32_t* order;    // (K,) output channels; `pairs` and `runs` are in this order
+  const uint32_t* order;    // (K,) output channels; `pairs` and `fours` are in this order
   const PairWeight* pairs;  // by output channel
   const uint32_t* dense;    // (K / 4, quads of the group, 4) in place of `pairs`
-  const SignRun* runs;      // by output channel, in place of `pairs`
-  const uint32_t* signs;    // rows (quad, m) of T
-  const uint32_t* begin;    // (K + 1,) of `pairs` or `runs`
+  const FourWeights* fours;  // by output channel, in place of `pairs`
+  const uint32_t* begin;    // (K + 1,) of `pairs` or `fours`
   size_t k_group, quads_per_group;  // of `dense`: every group has as many quads
   const Requantise* requantise;
   uint8_t* y;
@@ -110,10 +109,10 @@ struct HybridKernels {
   const char* isa;
   int32_t offset;  // T is stored plus this
   void (*pair_responses)(const HybridResponseArgs&);
-  void (*sign_responses)(const HybridResponseArgs&);
+  void (*element_responses)(const HybridResponseArgs&);
   void (*pair_rows)(const HybridRowArgs&);
   void (*dense_rows)(const HybridRowArgs&);
-  void (*sign_rows)(const HybridRowArgs&);
+  void (*element_rows)(const HybridRowArgs&);
 };
 
 // The best kernels this processor can run, or those that OPTC_ISA names; of avx512, the best it

@@ -13,7 +13,7 @@
 //     store_row<V>(t, r, shift)      T of one response of V vectors
 //     Weight, make_weight(word)      four int8 of Ce
 //     dot(sums, p, weight)           sums + dot product with 64 bytes of T at p
-//     Words<V>, add, subtract, spill the same for signs, 16 bits wide
+//     dot_rows<V>(sums, p, weight)   the same of V vectors with four rows of T
 //     finish<V>(args, k, sums)       requantises and stores V vectors
 //
 // Nothing of the standard library may be used here: see kernels_impl.h.
@@ -119,19 +119,22 @@ inline void respond_pair(const HybridResponseArgs& a, const QuadTaps<S>& quad,
 
 // One quad over V vectors, [4][pixel].
 template <int S, int V>
-inline void respond_signs(const HybridResponseArgs& a, const QuadTaps<S>& quad,
+inline void respond_elements(const HybridResponseArgs& a, const QuadTaps<S>& quad,
                           const uint8_t* windows, uint8_t* t) {
   const size_t steps = S ? S : a.steps;
-  OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
-    Sums r[V];
-    OPTC_UNROLL for (int v = 0; v < V; ++v) r[v] = quad.start[m];
+  const uint32_t* use = a.tile->use;
+  Sums r[kQuad][V];
+  OPTC_UNROLL for (int v = 0; v < V; ++v, use += steps) {
+    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) r[m][v] = quad.start[m];
     OPTC_UNROLL for (size_t s = 0; s < steps; ++s) {
-      const Taps taps = quad.at(s, m);
-      OPTC_UNROLL for (int v = 0; v < V; ++v) {
-        r[v] = respond(r[v], load_pixels(windows + a.tile->use[v * steps + s]), taps);
+      const Pixels pixels = load_pixels(windows + use[s]);
+      OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
+        r[m][v] = respond(r[m][v], pixels, quad.at(s, m));
       }
     }
-    store_row<V>(t + m * V * kPixels, r, quad.shift[m]);
+  }
+  OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
+    store_row<V>(t + m * V * kPixels, r[m], quad.shift[m]);
   }
 }
 
@@ -177,64 +180,71 @@ void pair_responses(const HybridResponseArgs& a) {
 }
 
 template <int S, int V>
-void sign_responses_of(const HybridResponseArgs& a) {
+void element_responses_of(const HybridResponseArgs& a) {
   respond_all<S>(a, [&](const QuadTaps<S>& quad, const uint8_t* windows, uint8_t* t) {
-    respond_signs<S, V>(a, quad, windows, t);
+    respond_elements<S, V>(a, quad, windows, t);
   });
 }
 
 template <int S>
-void sign_responses_of(const HybridResponseArgs& a) {
+void element_responses_of(const HybridResponseArgs& a) {
   static_assert(kTileVectors == 4, "one case per number of vectors");
   switch (a.tile->vectors) {
-    case 1: return sign_responses_of<S, 1>(a);
-    case 2: return sign_responses_of<S, 2>(a);
-    case 3: return sign_responses_of<S, 3>(a);
-    default: return sign_responses_of<S, 4>(a);
+    case 1: return element_responses_of<S, 1>(a);
+    case 2: return element_responses_of<S, 2>(a);
+    case 3: return element_responses_of<S, 3>(a);
+    default: return element_responses_of<S, 4>(a);
   }
 }
 
-void sign_responses(const HybridResponseArgs& a) {
-  a.steps == 3 ? sign_responses_of<3>(a) : sign_responses_of<0>(a);
+void element_responses(const HybridResponseArgs& a) {
+  a.steps == 3 ? element_responses_of<3>(a) : element_responses_of<0>(a);
 }
 
-// One output channel at a time. Few vectors get several partial sums each, because one chain of
-// additions would wait for itself.
-template <int V>
-void pair_rows_of(const HybridRowArgs& a) {
+// One output channel at a time: add(sums, item) for all that it stores. Few vectors get several
+// partial sums each, because one chain of additions would wait for itself.
+template <int V, typename Item, typename Add>
+inline void sparse_rows_of(const HybridRowArgs& a, const Item* items, Add add) {
   constexpr int kChains = V == 1 ? 4 : V == 4 ? 1 : 2;
-  constexpr ptrdiff_t kStride = V * kQuadBytes;
   for (size_t row = a.k_begin; row < a.k_end; ++row) {
     const size_t k = a.order[row];
-    const PairWeight* pair = a.pairs + a.begin[row];
-    const PairWeight* end = a.pairs + a.begin[row + 1];
+    const Item* item = items + a.begin[row];
+    const Item* end = items + a.begin[row + 1];
     Sums sums[kChains][V];
     OPTC_UNROLL for (int i = 0; i < kChains; ++i) {
       OPTC_UNROLL for (int v = 0; v < V; ++v) {
         sums[i][v] = make_sums(i == 0 ? a.requantise->start[k] : 0);
       }
     }
-    for (; end - pair >= kChains; pair += kChains) {
-      OPTC_UNROLL for (int i = 0; i < kChains; ++i) {
-        const uint8_t* t = a.t + pair[i].quad * kStride;
-        const Weight weight = make_weight(pair[i].weight);
-        OPTC_UNROLL for (int v = 0; v < V; ++v) {
-          sums[i][v] = dot(sums[i][v], t + v * kQuadBytes, weight);
-        }
-      }
+    for (; end - item >= kChains; item += kChains) {
+      OPTC_UNROLL for (int i = 0; i < kChains; ++i) add(sums[i], item[i]);
     }
-    for (; pair < end; ++pair) {
-      const uint8_t* t = a.t + pair->quad * kStride;
-      const Weight weight = make_weight(pair->weight);
-      OPTC_UNROLL for (int v = 0; v < V; ++v) {
-        sums[0][v] = dot(sums[0][v], t + v * kQuadBytes, weight);
-      }
-    }
+    for (; item < end; ++item) add(sums[0], *item);
     OPTC_UNROLL for (int i = 1; i < kChains; ++i) {
       OPTC_UNROLL for (int v = 0; v < V; ++v) sums[0][v] = sum(sums[0][v], sums[i][v]);
     }
     finish<V>(a, k, sums[0]);
   }
+}
+
+template <int V>
+void pair_rows_of(const HybridRowArgs& a) {
+  sparse_rows_of<V>(a, a.pairs, [&](Sums* sums, const PairWeight& pair) {
+    const uint8_t* t = a.t + ptrdiff_t(pair.quad) * (V * kQuadBytes);
+    const Weight weight = make_weight(pair.weight);
+    OPTC_UNROLL for (int v = 0; v < V; ++v) sums[v] = dot(sums[v], t + v * kQuadBytes, weight);
+  });
+}
+
+template <int V>
+void element_rows_of(const HybridRowArgs& a) {
+  sparse_rows_of<V>(a, a.fours, [&](Sums* sums, const FourWeights& four) {
+    const uint8_t* t[kQuad];
+    OPTC_UNROLL for (int i = 0; i < kQuad; ++i) {
+      t[i] = a.t + ptrdiff_t(four.rows[i]) * (V * kPixels);
+    }
+    dot_rows<V>(sums, t, make_weight(four.weight));
+  });
 }
 
 // Four output channels at a time, which share the loads of T.
@@ -262,36 +272,6 @@ void dense_rows_of(const HybridRowArgs& a) {
   }
 }
 
-// The sum of one run of rows.
-template <int V>
-inline Words<V> run_words(const HybridRowArgs& a, const SignRun& run) {
-  Words<V> words = {};
-  constexpr ptrdiff_t kStride = V * kPixels;
-  const uint32_t* sign = a.signs + run.begin;
-  const uint32_t* minus = sign + run.plus;
-  for (; sign < minus; ++sign) words.add(a.t + *sign * kStride);
-  for (const uint32_t* end = sign + run.minus; sign < end; ++sign) {
-    words.subtract(a.t + *sign * kStride);
-  }
-  return words;
-}
-
-template <int V>
-void sign_rows_of(const HybridRowArgs& a) {
-  for (size_t row = a.k_begin; row < a.k_end; ++row) {
-    const size_t k = a.order[row];
-    Sums sums[V];
-    OPTC_UNROLL for (int v = 0; v < V; ++v) sums[v] = make_sums(a.requantise->start[k]);
-    const SignRun* run = a.runs + a.begin[row];
-    const SignRun* end = a.runs + a.begin[row + 1];
-    for (; end - run >= 2; run += 2) {
-      spill(sums, run_words<V>(a, run[0]), run[0].level, run_words<V>(a, run[1]), run[1].level);
-    }
-    if (run < end) spill(sums, run_words<V>(a, run[0]), run[0].level, Words<V>{}, 0);
-    finish<V>(a, k, sums);
-  }
-}
-
 #define OPTC_BY_VECTORS(rows)                  \
   void rows(const HybridRowArgs& a) {          \
     switch (a.tile->vectors) {                 \
@@ -303,5 +283,5 @@ void sign_rows_of(const HybridRowArgs& a) {
   }
 OPTC_BY_VECTORS(pair_rows)
 OPTC_BY_VECTORS(dense_rows)
-OPTC_BY_VECTORS(sign_rows)
+OPTC_BY_VECTORS(element_rows)
 #undef OPTC_BY_VECTORS

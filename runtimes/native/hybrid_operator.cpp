@@ -76,8 +76,8 @@ HybridConstants read_constants(const OrtKernelInfo* info, bool residual) {
 
 // The form that OPTC_HYBRID_FORM asks for, for tests and measurements; null: none.
 const Form* wanted_form() {
-  static constexpr const char* kNames[] = {"pairs", "dense", "signs"};
-  static constexpr Form kForms[] = {Form::kPairs, Form::kDense, Form::kSigns};
+  static constexpr const char* kNames[] = {"pairs", "dense", "elements"};
+  static constexpr Form kForms[] = {Form::kPairs, Form::kDense, Form::kElements};
   const char* wanted = std::getenv("OPTC_HYBRID_FORM");
   for (int i = 0; wanted != nullptr && i < 3; ++i) {
     if (std::strcmp(wanted, kNames[i]) == 0) return &kForms[i];

@@ -89,23 +89,12 @@ inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
 }
 
 template <int V>
-struct Words {
-  int16_t of[V * kPixels];
-
-  void add(const uint8_t* t) {
-    for (int i = 0; i < V * kPixels; ++i) of[i] = int16_t(of[i] + int8_t(t[i]));
-  }
-  void subtract(const uint8_t* t) {
-    for (int i = 0; i < V * kPixels; ++i) of[i] = int16_t(of[i] - int8_t(t[i]));
-  }
-};
-
-template <int V>
-inline void spill(Sums* sums, const Words<V>& a, int32_t level_a, const Words<V>& b,
-                  int32_t level_b) {
+inline void dot_rows(Sums* sums, const uint8_t* const t[kQuad], const Weight& weight) {
   for (int v = 0; v < V; ++v) {
-    for (int i = 0; i < kPixels; ++i) {
-      sums[v].of[i] += level_a * a.of[v * kPixels + i] + level_b * b.of[v * kPixels + i];
+    for (int j = 0; j < kQuad; ++j) {
+      for (int i = 0; i < kPixels; ++i) {
+        sums[v].of[i] += int8_t(t[j][v * kPixels + i]) * weight.of[j];
+      }
     }
   }
 }
@@ -143,8 +132,8 @@ inline void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
 
 extern const HybridKernels hybrid_portable_kernels = {
     "portable", hybrid_portable::kOffset, hybrid_portable::pair_responses,
-    hybrid_portable::sign_responses, hybrid_portable::pair_rows, hybrid_portable::dense_rows,
-    hybrid_portable::sign_rows};
+    hybrid_portable::element_responses, hybrid_portable::pair_rows, hybrid_portable::dense_rows,
+    hybrid_portable::element_rows};
 
 const HybridKernels* select_hybrid_kernels() {
   const HybridKernels* usable[4] = {&hybrid_portable_kernels};

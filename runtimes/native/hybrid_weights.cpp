@@ -12,21 +12,23 @@ namespace {
 constexpr int kMaxShift = 24, kMaxCoefficient = 127;
 constexpr uint32_t kStretch = 64;  // output channels that stay together
 
-// Time of the second stage in cycles of a Zen 4 with AVX-512, as fitted to the layers of ResNet-18
-// at 100, 50, 25 and 10 % of pairs and 30 and 7 % of ternary elements: of a stored pair, of a pair
-// in the dense form, where loads are shared, of one sign, and of a run of signs.
+// Time of the second stage of a tile in nanoseconds of a Zen 4 with AVX-512: of a stored pair, of a
+// pair in the dense form, of four elements; of a load of T for every doubling of T beyond the
+// first-level cache; and of a byte of weights beyond what the second-level cache holds of them.
+// Fitted to layers of 64 to 512 channels on images of 32x32 to 4x4 with 4 and 8 basis kernels, at
+// 100 to 10 % of pairs and 30 and 7 % of elements.
 struct Costs {
-  double pair, dense, sign, run;
+  double vectors, pair, dense, four;
 };
-constexpr Costs kWide = {6.5, 4.2, 2.05, 11};  // tiles of four vectors
-constexpr Costs kNarrow = {1.95, 1.05, 2, 8};  // tiles of one
+constexpr Costs kWide = {4, 1.47, 1.1, 2.05};     // tiles of several vectors
+constexpr Costs kNarrow = {1, 0.51, 0.18, 1.26};  // tiles of one
+constexpr double kFarLoad = 0.15, kFarByte = 0.1;
+constexpr double kFirstCache = 32 << 10, kSecondCache = 512 << 10;  // bytes for T and for weights
 
 // One nonzero of Ce.
 struct Term {
   uint32_t k, quad, m;  // quad: of T; m: within the quad
-  int32_t symbol, level;
-
-  int32_t value() const { return symbol * level; }
+  int32_t value;
 };
 
 uint8_t scalar(const Constant<uint8_t>& constant, const char* name) {
@@ -99,10 +101,10 @@ std::vector<Term> decode_terms(const HybridAttributes& attributes,
     if (symbol == 0) continue;
     const int64_t flat = stored[size_t(i / block)] * block + i % block;
     const int64_t k = flat / (C * M), c = k / k_group * C + flat / M % C, m = flat % M;
-    const Term term = {uint32_t(k), uint32_t(c * quads + m / kQuad), uint32_t(m % kQuad), symbol,
-                       constants.levels.data[k * M + m]};
-    require(std::abs(term.value()) <= kMaxCoefficient,
-            "levels * values " + std::to_string(term.value()) + " is out of range");
+    const Term term = {uint32_t(k), uint32_t(c * quads + m / kQuad), uint32_t(m % kQuad),
+                       symbol * constants.levels.data[k * M + m]};
+    require(std::abs(term.value) <= kMaxCoefficient,
+            "levels * values " + std::to_string(term.value) + " is out of range");
     terms.push_back(term);
   }
   return terms;
@@ -125,7 +127,7 @@ void number_quads(std::vector<Term>& terms, int64_t quads_of_channel, bool all,
 
 // Adds a term to the bytes of its pair.
 void put(uint32_t& word, const Term& term) {
-  word |= uint32_t(uint8_t(term.value())) << 8 * term.m;
+  word |= uint32_t(uint8_t(term.value)) << 8 * term.m;
 }
 
 // Where the terms of each output channel begin; the last entry is their end.
@@ -175,68 +177,60 @@ void pack_dense(const std::vector<Term>& terms, int64_t group, HybridWeights& pa
   }
 }
 
-// Terms [begin, end) of one output channel and level make a run.
-void add_run(const Term* begin, const Term* end, HybridWeights& packed) {
-  SignRun run = {uint32_t(packed.signs.size()), 0, 0, begin->level};
-  for (const int32_t sign : {1, -1}) {
-    for (const Term* term = begin; term < end; ++term) {
-      if (term->symbol != sign) continue;
-      packed.signs.push_back(term->quad * kQuad + term->m);
-      ++(sign > 0 ? run.plus : run.minus);
-    }
-  }
-  packed.runs.push_back(run);
-}
-
-// Runs of each output channel, by level; several of a level where one would grow too long.
-void pack_signs(std::vector<Term> terms, HybridWeights& packed) {
-  const auto key = [](const Term& t) { return std::make_tuple(t.k, t.level); };
-  std::stable_sort(terms.begin(), terms.end(),
-                   [&](const Term& a, const Term& b) { return key(a) < key(b); });
+void pack_elements(const std::vector<Term>& terms, HybridWeights& packed) {
   const std::vector<size_t> begin = begins(terms, packed.K);
   packed.order = by_length(begin);
   packed.begin.assign(1, 0);
   for (const uint32_t k : packed.order) {
-    for (size_t i = begin[k], end; i < begin[k + 1]; i = end) {
-      end = i + 1;
-      while (end < begin[k + 1] && end - i < kMaxRun && terms[end].level == terms[i].level) ++end;
-      add_run(&terms[i], terms.data() + end, packed);
+    for (size_t i = begin[k]; i < begin[k + 1]; ++i) {
+      const Term& term = terms[i];
+      const size_t place = (i - begin[k]) % kQuad;
+      if (place == 0) packed.fours.push_back({});
+      packed.fours.back().rows[place] = uint16_t(term.quad * kQuad + term.m);
+      packed.fours.back().weight |= uint32_t(uint8_t(term.value)) << 8 * place;
     }
-    packed.begin.push_back(uint32_t(packed.runs.size()));
+    packed.begin.push_back(uint32_t(packed.fours.size()));
   }
 }
 
-// Whether the weights can have a form: runs take signs only, and the dense form wants output
-// channels in fours.
-bool can_have(Form form, const std::vector<Term>& terms, int64_t K, int64_t group) {
-  if (form == Form::kPairs) return true;
+// How many quads of T there are, and (output, quad) pairs, stored or not.
+struct Counts {
+  int64_t quads, pairs;
+};
+
+// Whether the weights can have a form: the dense one wants output channels in fours, that of
+// elements numbers rows of T in 16 bits.
+bool can_have(Form form, int64_t K, int64_t group, const Counts& counts) {
   if (form == Form::kDense) return K / group % kDenseRows == 0;
-  return std::all_of(terms.begin(), terms.end(),
-                     [](const Term& t) { return std::abs(t.symbol) == 1; });
+  return form == Form::kPairs || counts.quads * kQuad <= kMostRows;
 }
 
-double cost(Form form, const std::vector<Term>& terms, double pairs, const Costs& costs) {
-  if (form == Form::kDense) return costs.dense * pairs;
-  size_t stored = 0, runs = 0;
+double cost(Form form, const std::vector<Term>& terms, const Counts& counts, const Costs& costs) {
+  const double doublings =
+      std::log2(std::max(1.0, double(counts.quads) * kQuadBytes * costs.vectors / kFirstCache));
+  const double far_loads = kFarLoad * costs.vectors * doublings;
+  const auto all = [](double count, double each, size_t bytes) {
+    return count * each + kFarByte * std::max(0.0, count * double(bytes) - kSecondCache);
+  };
+  if (form == Form::kDense) return all(double(counts.pairs), costs.dense, sizeof(uint32_t));
+  size_t pairs = 0, fours = 0, in_row = 0;
   for (size_t i = 0; i < terms.size(); ++i) {
     const bool first = i == 0 || terms[i].k != terms[i - 1].k;
-    stored += first || terms[i].quad != terms[i - 1].quad;
+    in_row = first ? 0 : in_row + 1;
+    pairs += first || terms[i].quad != terms[i - 1].quad;
+    fours += in_row % kQuad == 0;
   }
-  if (form == Form::kPairs) return costs.pair * double(stored);
-  std::vector<std::tuple<uint32_t, int32_t>> keys;
-  for (const Term& term : terms) keys.emplace_back(term.k, term.level);
-  std::sort(keys.begin(), keys.end());
-  runs = size_t(std::unique(keys.begin(), keys.end()) - keys.begin()) + terms.size() / kMaxRun;
-  return costs.sign * double(terms.size()) + costs.run * double(runs);
+  return form == Form::kPairs
+             ? all(double(pairs), costs.pair + far_loads, sizeof(PairWeight))
+             : all(double(fours), costs.four + far_loads, sizeof(FourWeights));
 }
 
-// `pairs`: (output, quad) pairs, stored or not.
-Form fastest(const std::vector<Term>& terms, int64_t K, int64_t group, double pairs,
+Form fastest(const std::vector<Term>& terms, int64_t K, int64_t group, const Counts& counts,
              const Costs& costs) {
   Form best = Form::kPairs;
-  for (const Form form : {Form::kDense, Form::kSigns}) {
-    if (can_have(form, terms, K, group) &&
-        cost(form, terms, pairs, costs) < cost(best, terms, pairs, costs)) {
+  for (const Form form : {Form::kDense, Form::kElements}) {
+    if (can_have(form, K, group, counts) &&
+        cost(form, terms, counts, costs) < cost(best, terms, counts, costs)) {
       best = form;
     }
   }
@@ -284,7 +278,7 @@ void pack_requantise(const HybridConstants& constants, const std::vector<Term>& 
   require(std::isfinite(packed.rho * 255), "residual_scale / y_scale is out of range");
   std::vector<int64_t> sum(size_t(packed.K), 0), size(size_t(packed.K), 0);
   for (const Term& term : terms) {
-    sum[term.k] += term.value(), size[term.k] += std::abs(term.value());
+    sum[term.k] += term.value, size[term.k] += std::abs(term.value);
   }
   for (int64_t k = 0; k < packed.K; ++k) {
     // The kernels' partial sums may wrap, but not the sum.
@@ -320,16 +314,16 @@ HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
   pack_basis(constants, geometry, packed);
   std::vector<Term> terms = decode_terms(attributes, constants);
   pack_requantise(constants, terms, offset, packed);
-  const double pairs = double(packed.K) * double(packed.C / conv.group) * double(quads_of_channel);
-  packed.form = wanted != nullptr && can_have(*wanted, terms, packed.K, conv.group)
+  const int64_t quads = packed.C * quads_of_channel;
+  const Counts counts = {quads, packed.K * quads / conv.group};
+  packed.form = wanted != nullptr && can_have(*wanted, packed.K, conv.group, counts)
                     ? *wanted
-                    : fastest(terms, packed.K, conv.group, pairs,
-                              narrow ? kNarrow : kWide);
+                    : fastest(terms, packed.K, conv.group, counts, narrow ? kNarrow : kWide);
   number_quads(terms, quads_of_channel, packed.form == Form::kDense, packed);
   switch (packed.form) {
     case Form::kPairs: pack_pairs(terms, packed); break;
     case Form::kDense: pack_dense(terms, conv.group, packed); break;
-    case Form::kSigns: pack_signs(std::move(terms), packed); break;
+    case Form::kElements: pack_elements(terms, packed); break;
   }
   return packed;
 }

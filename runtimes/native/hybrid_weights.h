@@ -34,7 +34,7 @@ struct HybridConstants {
 };
 
 // How the second stage reads Ce; see hybrid_kernels.h.
-enum class Form { kPairs, kDense, kSigns };
+enum class Form { kPairs, kDense, kElements };
 
 // The factors as the kernels read them. Quads that no coefficient uses do not exist.
 struct HybridWeights {
@@ -47,8 +47,7 @@ struct HybridWeights {
   std::vector<uint32_t> order;       // (K,) output channels in the order of the following
   std::vector<PairWeight> pairs;     // as HybridRowArgs has them, by form
   std::vector<uint32_t> dense;
-  std::vector<SignRun> runs;
-  std::vector<uint32_t> signs;
+  std::vector<FourWeights> fours;
   std::vector<uint32_t> begin;
   size_t quads_per_group;            // of kDense
   std::vector<int32_t> start;        // (K,)

@@ -251,7 +251,7 @@ int main(int, char** argv) {
     const bool sound = draw(0, 1);
     if (!sound) damage(layer);
     for (const HybridKernels* kernels : variants) {
-      for (const Form form : {Form::kPairs, Form::kDense, Form::kSigns}) {
+      for (const Form form : {Form::kPairs, Form::kDense, Form::kElements}) {
         run(layer, sound, *kernels, form) ? ++ran : ++refused;
       }
     }

@@ -86,8 +86,7 @@ def test_equals_the_reference(
 ) -> None:
     for form in FORMS:
         use(variant, form, monkeypatch)
-        bits = 1 if form == "signs" else 8
-        assert_equals_the_reference(random_hybrid_layer(0, bits=bits, **options), threads=2)
+        assert_equals_the_reference(random_hybrid_layer(0, **options), threads=2)
 
 
 def test_the_sweep_tells_rounding_and_saturation_apart() -> None:
@@ -147,7 +146,7 @@ def test_small_images_may_run_in_another_form(density: float, bits: int) -> None
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_long_runs_do_not_overflow(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_sums_do_not_overflow(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Responses of -128 and 127 throughout, more of them than 16 bits can add."""
     monkeypatch.setenv("OPTC_HYBRID_FORM", form)
     for sign in (-1, 1):
