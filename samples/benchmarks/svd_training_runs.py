@@ -33,9 +33,10 @@ from toolchain.training.low_rank import (
     to_plain,
 )
 from toolchain.training.low_rank_pruning import drop_energy, energy_for_macs, report_ranks
+from toolchain.training.objectives import Loss, classification_loss, top1
 from toolchain.training.statistics import estimate_batchnorm
 from toolchain.training.train_config import TrainConfig
-from toolchain.training.trainer import Loss, Trainer, classification_loss, top1
+from toolchain.training.trainer import Trainer
 
 MODELS = {"resnet20": resnet.resnet20, "resnet56": resnet.resnet56}
 STATISTICS_BATCHES = 40

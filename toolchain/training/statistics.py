@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from toolchain.training.batches import Batches
-from toolchain.training.trainer import model_device
+from toolchain.training.objectives import model_device
 
 
 def estimate_batchnorm(model: nn.Module, batches: Batches, count: int, seed: int = 0) -> None:
