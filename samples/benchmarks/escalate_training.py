@@ -51,12 +51,14 @@ class Run:
         penni: options that decompose it.
         bits: of a coefficient.
         epochs: over the 50,000 training images.
+        lr: learning rate of Adam, of parameters that are all about 1.
     """
 
     network: str
     penni: str
     bits: int
     epochs: int
+    lr: float = 2e-3
 
 
 RUNS = {
@@ -64,19 +66,24 @@ RUNS = {
     "resnet20_pairs": Run(
         network="resnet20", penni="rank=4,granularity=pair,density=0.5", bits=8, epochs=10
     ),
-    "resnet56_ternary": Run(network="resnet56", penni="params=0.18", bits=2, epochs=5),
+    "resnet56_ternary": Run(network="resnet56", penni="params=0.18", bits=2, epochs=5, lr=4e-3),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run; top-1 in percent, of the network, decomposed, then quantised, then trained."""
+    """One run; top-1 in percent, of the network, decomposed, then quantised, then trained.
+
+    Attributes:
+        remark: what was different from the script as it is now.
+    """
 
     name: str
     network: str
     penni: str
     bits: int
     epochs: int
+    lr: float
     seconds: float
     dense: float
     decomposed: float
@@ -84,6 +91,7 @@ class Row:
     trained: float
     dense_nbytes: int
     nbytes: int
+    remark: str = ""
 
 
 def distillation(teacher: nn.Module, model: nn.Module, batch: Batch) -> Tensor:
@@ -135,7 +143,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
     config = TrainConfig(
         epochs=run.epochs,
         optimizer="adam",
-        lr=2e-3,
+        lr=run.lr,
         precision="bfloat16",
         evaluate_every=run.epochs,
     )
@@ -157,6 +165,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
         penni=run.penni,
         bits=run.bits,
         epochs=run.epochs,
+        lr=run.lr,
         seconds=sum(record["seconds"] for record in history),
         dense=score(dense, test),
         decomposed=score(decomposed, test),
@@ -176,7 +185,7 @@ def show(done: int, total: int, label: str) -> None:
 def markdown(rows: Sequence[Row]) -> str:
     """The table."""
     headers = ["model", "decomposed by", "bits", "top-1 dense", "decomposed", "quantised"]
-    headers += ["trained", "epochs", "minutes", "file", "smaller than fp32"]
+    headers += ["trained", "epochs", "lr", "minutes", "file", "smaller than fp32", "remark"]
     lines = [
         [
             row.network,
@@ -185,13 +194,28 @@ def markdown(rows: Sequence[Row]) -> str:
             *(f"{each:.2f}" for each in (row.dense, row.decomposed, row.quantised)),
             f"**{row.trained:.2f}**",
             str(row.epochs),
+            f"{row.lr:g}",
             f"{row.seconds / 60:.0f}",
             f"{row.nbytes / 1000:.0f} kB",
             f"{row.dense_nbytes / row.nbytes:.1f}×",
+            row.remark,
         ]
         for row in rows
     ]
     return table(headers, lines)
+
+
+def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
+    """Writes the table as Markdown."""
+    note = (
+        "Made by `python -m samples.benchmarks.escalate_training --source DIR --work WORK` on "
+        f"{known['cpu']}, onnxruntime {known['onnxruntime']}, torch {torch.__version__}, one "
+        "thread at low priority on a shared machine. Adam, cosine, batches of 128 in "
+        "bfloat16, loss: distillation from the dense network; 50,000 training images, which are "
+        "lossy copies. Top-1 on the 10,000 exact test images in stock onnxruntime, after the last "
+        "epoch."
+    )
+    publish(NAME, ["# ESCALATE with training", markdown(rows), note], out)
 
 
 @click.command()
@@ -211,17 +235,7 @@ def main(
         rows = [Row(**each) for each in stored(NAME, out)[0] if each["name"] != name]
         rows = sorted([*rows, row], key=lambda each: list(RUNS).index(each.name))
         store(NAME, rows, machine(), out)
-    rows = [Row(**each) for each in stored(NAME, out)[0]]
-    known = machine()
-    note = (
-        "Made by `python -m samples.benchmarks.escalate_training --source DIR --work WORK` on "
-        f"{known['cpu']}, onnxruntime {known['onnxruntime']}, torch {torch.__version__}, one "
-        "thread at low priority on a shared machine. Adam, lr 0.002, cosine, batches of 128 in "
-        "bfloat16, loss: distillation from the dense network; 50,000 training images, which are "
-        "lossy copies. Top-1 on the 10,000 exact test images in stock onnxruntime, after the last "
-        "epoch."
-    )
-    publish(NAME, ["# ESCALATE with training", markdown(rows), note], out)
+    write([Row(**each) for each in stored(NAME, out)[0]], machine(), out)
 
 
 if __name__ == "__main__":
