@@ -141,12 +141,13 @@ class Net:
         register_schemas()
         for value in outputs:
             value.type = ir.TensorType(ir.DataType.FLOAT)
+        fused = {"com.microsoft": 1} if any(n.domain == "com.microsoft" for n in self.nodes) else {}
         graph = ir.Graph(
             self.inputs,
             outputs,
             nodes=self.nodes,
             initializers=self.initializers,
-            opset_imports={"": self.opset, DOMAIN: DOMAIN_VERSION, "com.microsoft": 1},
+            opset_imports={"": self.opset, DOMAIN: DOMAIN_VERSION, **fused},
             name="net",
         )
         model = ir.Model(graph, ir_version=9)
