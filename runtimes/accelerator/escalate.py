@@ -58,11 +58,12 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
     assert isinstance(array, EscalateArray)
     work = layer_work(layer, architecture)
     every = ways(work, architecture)
-    times = tile_cycles(work, every[0].size, array.fifo_depth)  # (K, tiles)
+    sizes = {way.size for way in every}
+    times = {size: tile_cycles(work, size, array.fifo_depth) for size in sizes}  # (K, tiles)
     fitting: dict[str, TilePlan] = {}
     for way in every:
         if not architecture.excess_bytes(needed_bytes(work, way)):
-            fitting |= _plans_of(layer, work, times, way, architecture)
+            fitting |= _plans_of(layer, work, times[way.size], way, architecture)
     if not fitting:
         for buffer, nbytes in needed_bytes(work, every[0]).items():
             architecture.check_tile(buffer, nbytes, layer.name)
@@ -81,21 +82,23 @@ def layer_work(layer: Layer, architecture: Architecture) -> Work:
 
 
 def ways(work: Work, architecture: Architecture) -> list[Way]:
-    """Every number of channels at a time, in powers of two; most fit with the fewest.
+    """Every size of a tile and number of channels at a time, in powers of two.
 
-    A tile is as large as the array allows and as what is held between the stages fits into half of
-    the output buffer; nothing is held in ESCALATE's own order.
+    The first one, with the smallest tiles and the fewest channels, fits if any does. Buffers only
+    decide which of them fit, so that a larger buffer loses none.
     """
     array = architecture.array
     assert isinstance(array, EscalateArray)
     K, _, P = work.first.shape
     side, across = block_grid(array.blocks, K, P)
-    size = max(1, min(array.tile_positions, -(-P // across)))
-    half = architecture.buffers.output_bytes // 2
-    while size > 1 and work.held_bits * size * across > 8 * (half - work.output_bytes):
-        size //= 2
+    largest = max(1, min(array.tile_positions, -(-P // across)))
+    sizes = [*(1 << n for n in range(largest.bit_length()) if 1 << n < largest), largest]
     counts = [*(1 << n for n in range(K.bit_length()) if 1 << n < K), K]
-    return [Way(side=side, across=across, size=size, channels=channels) for channels in counts]
+    return [
+        Way(side=side, across=across, size=size, channels=channels)
+        for size in sizes
+        for channels in counts
+    ]
 
 
 def block_grid(blocks: int, K: int, P: int) -> tuple[int, int]:

@@ -54,7 +54,7 @@ def workload_of(rng: np.random.Generator) -> Workload:
 
 
 @pytest.mark.parametrize("name", shipped_names())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_more_never_costs_cycles(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
