@@ -129,7 +129,8 @@ NETWORKS: dict[str, Callable[[], Forms]] = {
 def measure_network(name: str, threads: int) -> list[Row]:
     """Times all forms of a network in turns."""
     with tempfile.TemporaryDirectory() as folder:
-        runners, labels = [], []
+        runners: list[Runner] = []
+        labels: list[str] = []
         for label, model in NETWORKS[name]().items():
             path = Path(folder, f"{len(labels)}.onnx")
             onnx.save(model, path)

@@ -20,15 +20,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, tokens, width) → the same."""
-        y = self.norm1(x)
-        q, k, v = (self._split(layer(y)) for layer in (self.query, self.key, self.value))
+        normed = self.norm1(x)
+        q, k, v = (self._split(layer(normed)) for layer in (self.query, self.key, self.value))
         scores = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)  # (N, heads, T, T)
         x = x + self.out((scores @ v).transpose(1, 2).flatten(2))
-        return x + self.down(torch.relu(self.up(self.norm2(x))))
+        y: Tensor = x + self.down(torch.relu(self.up(self.norm2(x))))
+        return y
 
     def _split(self, x: Tensor) -> Tensor:
         """(N, T, width) → (N, heads, T, width / heads)."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return _cut(x, 2, x.shape[2] // self.heads).transpose(1, 2)
 
 
 class VisionTransformer(nn.Module):
@@ -44,8 +45,14 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 1, 28, 28) → logits (N, 10)."""
-        patches = x.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # (N, 1, 4, 7, 4, 7)
+        patches = _cut(_cut(x, 3, PATCH), 2, PATCH)  # (N, 1, 4, 7, 4, 7)
         tokens = patches.transpose(3, 4).flatten(4).flatten(1, 3)  # (N, T, 49)
         y = self.blocks(self.embed(tokens) + self.positions)
         logits: Tensor = self.linear(self.norm(y).mean(1))
         return logits
+
+
+def _cut(x: Tensor, axis: int, size: int) -> Tensor:
+    """Splits an axis into parts of a size."""
+    parts: Tensor = x.unflatten(axis, (-1, size))  # type: ignore[no-untyped-call]
+    return parts
