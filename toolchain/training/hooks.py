@@ -61,11 +61,7 @@ class Penalty(Hook):
         Raises:
             ConfigError: the regulariser is unknown, or the strength is negative.
         """
-        if self.regularizer not in REGULARIZERS:
-            known = ", ".join(REGULARIZERS)
-            raise ConfigError(f"regularizer is '{self.regularizer}', known are {known}")
-        if not self.strength >= 0:
-            raise ConfigError(f"strength is {self.strength:g}, expected 0 or more")
+        check_penalty(self.regularizer, self.strength)
         if not self.groups:
             raise ConfigError("groups is empty; give element, or one or more groupings")
 
@@ -84,6 +80,19 @@ class Penalty(Hook):
             if has_groups(parameter, groups)
         ]
         return self.strength * torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def check_penalty(regularizer: str, strength: float) -> None:
+    """Checks what all penalties have.
+
+    Raises:
+        ConfigError: the regulariser is unknown, or the strength is negative.
+    """
+    if regularizer not in REGULARIZERS:
+        known = ", ".join(REGULARIZERS)
+        raise ConfigError(f"regularizer is '{regularizer}', known are {known}")
+    if not strength >= 0:
+        raise ConfigError(f"strength is {strength:g}, expected 0 or more")
 
 
 def matching_parameters(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.framework import ConfigError
-from toolchain.training.hooks import Hook
+from toolchain.training.hooks import Hook, check_penalty
 from toolchain.training.lines import LineGroup, Place
 from toolchain.training.pruning import Masks
 from toolchain.training.regularizers import REGULARIZERS
@@ -40,11 +40,7 @@ class LinePenalty:
         Raises:
             ConfigError: the regulariser is unknown, or the strength is negative.
         """
-        if self.regularizer not in REGULARIZERS:
-            known = ", ".join(REGULARIZERS)
-            raise ConfigError(f"regularizer is '{self.regularizer}', known are {known}")
-        if not self.strength >= 0:
-            raise ConfigError(f"strength is {self.strength:g}, expected 0 or more")
+        check_penalty(self.regularizer, self.strength)
 
 
 @dataclass(frozen=True, kw_only=True)
