@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
 
-from runtimes import ort
 from samples.benchmarks.results import (
     RESULTS,
     machine,
@@ -30,11 +27,11 @@ from samples.benchmarks.results import (
     stored,
     table,
 )
+from samples.benchmarks.training_runs import printed, score_exported
 from samples.datasets import cifar10
-from toolchain.training.batches import Batches
+from toolchain.training.distillation import distillation_loss
 from toolchain.training.hybrid_conv import Bounded
 from toolchain.training.hybrid_network import HybridNetwork
-from toolchain.training.objectives import Batch
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
 
@@ -94,27 +91,6 @@ class Row:
     remark: str = ""
 
 
-def distillation(teacher: nn.Module, model: nn.Module, batch: Batch) -> Tensor:
-    """Cross entropy towards the softened output of the teacher (Hinton et al. 2015)."""
-    inputs, _ = batch
-    with torch.no_grad():
-        target = (teacher(inputs) / TEMPERATURE).softmax(1)
-    scores = (model(inputs) / TEMPERATURE).log_softmax(1)
-    loss: Tensor = -(target * scores).sum(1).mean() * TEMPERATURE**2
-    return loss
-
-
-def score(model: ir.Model, batches: Batches) -> float:
-    """Percent in onnxruntime."""
-    session = ort.session_of(model)
-    right = total = 0
-    for inputs, labels in batches:
-        [scores] = ort.run(session, {session.get_inputs()[0].name: inputs.numpy()})
-        right += int((np.argmax(scores, 1) == labels.numpy()).sum())
-        total += len(labels)
-    return 100 * right / total
-
-
 def prepare(run: Run, source: Path, folder: Path) -> tuple[Path, Path, Path]:
     """Paths of the network, decomposed, and quantised; made where they are not there yet."""
     dense = source / "models" / f"{run.network}_cifar10.onnx"
@@ -139,7 +115,6 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
     paths = prepare(run, source, folder)
     dense, decomposed, quantised = (ir.load(path) for path in paths)
     data, network = cifar10(str(source), images), HybridNetwork(quantised, decomposed)
-    teacher = HybridNetwork(dense).eval()
     config = TrainConfig(
         epochs=run.epochs,
         optimizer="adam",
@@ -152,11 +127,11 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
         network,
         data.train(batch),
         config,
-        loss=lambda model, given: distillation(teacher, model, given),
-        evaluate=lambda model: {"top1": score(network.exported(), test)},
+        loss=distillation_loss(HybridNetwork(dense), 1.0, TEMPERATURE),
+        evaluate=lambda model: {"top1": score_exported(network.exported(), test)},
         hooks=(Bounded(),),
         folder=folder,
-        progress=show,
+        progress=printed(100),
     ).run()
     ir.save(network.exported(), work / f"{name}.onnx")
     return Row(
@@ -167,19 +142,13 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
         epochs=run.epochs,
         lr=run.lr,
         seconds=sum(record["seconds"] for record in history),
-        dense=score(dense, test),
-        decomposed=score(decomposed, test),
-        quantised=score(quantised, test),
+        dense=score_exported(dense, test),
+        decomposed=score_exported(decomposed, test),
+        quantised=score_exported(quantised, test),
         trained=history[-1]["top1"],
         dense_nbytes=paths[0].stat().st_size,
         nbytes=(work / f"{name}.onnx").stat().st_size,
     )
-
-
-def show(done: int, total: int, label: str) -> None:
-    """Prints every hundredth step."""
-    if done % 100 == 0:
-        click.echo(f"{done}/{total} {label}", err=True)
 
 
 def markdown(rows: Sequence[Row]) -> str:

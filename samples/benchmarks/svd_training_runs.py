@@ -6,18 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
-import onnx_ir as ir
 import torch
 from torch import nn
 
 from passes.cost import model_cost
-from runtimes import ort
 from samples.benchmarks.svd_training_methods import (
     METHODS,
     PAPER_STRENGTHS,
     STRENGTHS,
     Settings,
 )
+from samples.benchmarks.training_runs import printed, score_exported
 from samples.networks import resnet
 from toolchain.model_io import load_model, save_model
 from toolchain.training.batches import Batches, Dataset
@@ -159,7 +158,7 @@ class Bench:
             energy=energy,
             cut=cut,
             top1=score(model, data),
-            exported=score_file(load_model(file), data.test(500)),
+            exported=score_exported(load_model(file), data.test(500)),
             macs=cost.macs / dense.macs,
             parameters=cost.parameters / dense.parameters,
             nbytes=file.stat().st_size,
@@ -183,13 +182,14 @@ class Bench:
         folder: Path,
     ) -> float:
         """Trains, and returns the seconds it took, those of an interrupted run included."""
-
-        def progress(done: int, total: int, label: str) -> None:
-            if done % 50 == 0:
-                click.echo(f"{folder.name} {done}/{total} {label}", err=True)
-
         trainer = Trainer(
-            model, batches, config, loss=self._loss(), hooks=hooks, folder=folder, progress=progress
+            model,
+            batches,
+            config,
+            loss=self._loss(),
+            hooks=hooks,
+            folder=folder,
+            progress=printed(50, folder.name),
         )
         return sum(record["seconds"] for record in trainer.run())
 
@@ -217,17 +217,6 @@ def score(model: nn.Module, data: Dataset) -> float:
     model.eval()
     with torch.no_grad():
         return top1(model, data.test(500))["top1"]
-
-
-def score_file(model: ir.Model, batches: Batches) -> float:
-    """The same of an exported model, by onnxruntime."""
-    session = ort.session_of(model)
-    right = total = 0
-    for inputs, labels in batches:
-        [scores] = ort.run(session, {session.get_inputs()[0].name: inputs.numpy()})
-        right += int((scores.argmax(1) == labels.numpy()).sum())
-        total += len(labels)
-    return 100 * right / total
 
 
 def claim(work: Path, settings: Settings) -> None:

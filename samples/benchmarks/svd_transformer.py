@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from samples.benchmarks.results import RESULTS, machine, optc, publish, store, stored, table
+from samples.benchmarks.training_runs import printed
 from samples.datasets import mnist
 from samples.networks.vit import VisionTransformer
 from toolchain.model_io import save_model
@@ -59,15 +60,7 @@ class Row:
 def prepare(data: Dataset, work: Path) -> Path:
     """Trains and exports the model, and writes calibration and test data."""
     model = seeded(VisionTransformer, 0)
-    Trainer(
-        model,
-        data.train(128),
-        CONFIG,
-        folder=work,
-        progress=lambda done, total, label: (
-            click.echo(f"{done}/{total} {label}", err=True) if done % 100 == 0 else None
-        ),
-    ).run()
+    Trainer(model, data.train(128), CONFIG, folder=work, progress=printed(100)).run()
     path = work / "vit.onnx"
     save_model(exported(model, torch.zeros(2, 1, 28, 28)), path)
     torch.manual_seed(0)
