@@ -2,15 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
-import numpy as np
-import yaml
-
-from runtimes.accelerator.architecture import Architecture, ArchitectureError
+from runtimes.accelerator.architecture import Architecture
 from runtimes.accelerator.arrays import EscalateArray, ScnnArray, SpartenArray
-
-_FOLDER = "runtimes.accelerator.area_tables"
+from runtimes.accelerator.table_files import at_size, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +28,9 @@ class AreaTable:
         return (self.node_nm / self.logic_node_nm) ** 2
 
     def sram(self, nbytes: int) -> float:
-        """One memory."""
-        sizes, values = np.array(list(self.sram_um2)), np.array([*self.sram_um2.values()])
-        if nbytes < sizes[0]:
-            return float(values[0] * nbytes / sizes[0])
-        if nbytes > sizes[-1]:
-            return float(values[-1] * nbytes / sizes[-1])
-        return float(np.exp(np.interp(np.log(nbytes), np.log(sizes), np.log(values))))
+        """One memory; beyond the sizes of the table in proportion to the outermost one."""
+        inside = min(max(nbytes, min(self.sram_um2)), max(self.sram_um2))
+        return at_size(self.sram_um2, inside) * nbytes / inside
 
     def adder(self, bits: int) -> float:
         """One adder."""
@@ -60,10 +51,7 @@ def load_table(name: str) -> AreaTable:
     Raises:
         ArchitectureError: there is none of that name.
     """
-    file = resources.files(_FOLDER).joinpath(f"{name}.yaml")
-    if not file.is_file():
-        raise ArchitectureError(f"unknown area table '{name}' (known: cacti7-aladdin-45nm)")
-    return AreaTable(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    return AreaTable(**read_table("area", name))
 
 
 def areas_mm2(architecture: Architecture) -> dict[str, float]:

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
-import yaml
 
-from runtimes.accelerator.architecture import Architecture, ArchitectureError
+from runtimes.accelerator.architecture import Architecture
 from runtimes.accelerator.arrays import EscalateArray
-
-_FOLDER = "runtimes.accelerator.energy_tables"
+from runtimes.accelerator.table_files import at_size, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +33,10 @@ class EnergyTable:
 
     def sram_bit(self, nbytes: int) -> float:
         """One bit of an SRAM access; below the smallest size of the table by the square root."""
-        sizes, values = np.array(list(self.sram_64bit_pj)), np.array([*self.sram_64bit_pj.values()])
-        if nbytes < sizes[0]:
-            return float(values[0] * np.sqrt(nbytes / sizes[0])) / 64
-        return float(np.exp(np.interp(np.log(nbytes), np.log(sizes), np.log(values)))) / 64
+        smallest = min(self.sram_64bit_pj)
+        if nbytes < smallest:
+            return float(self.sram_64bit_pj[smallest] * np.sqrt(nbytes / smallest)) / 64
+        return at_size(self.sram_64bit_pj, nbytes) / 64
 
 
 def load_table(name: str) -> EnergyTable:
@@ -48,12 +45,7 @@ def load_table(name: str) -> EnergyTable:
     Raises:
         ArchitectureError: there is none of that name.
     """
-    file = resources.files(_FOLDER).joinpath(f"{name}.yaml")
-    if not file.is_file():
-        files = sorted(each.name for each in resources.files(_FOLDER).iterdir())
-        known = ", ".join(each.removesuffix(".yaml") for each in files if each.endswith(".yaml"))
-        raise ArchitectureError(f"unknown energy table '{name}' (known: {known})")
-    return EnergyTable(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    return EnergyTable(**read_table("energy", name))
 
 
 def event_energies(architecture: Architecture, table: EnergyTable) -> dict[str, float]:
