@@ -205,9 +205,7 @@ def _check_finite(path: Path, model: ir.Model) -> None:
             tensor = value.const_value
             if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
                 continue
-            array = tensor.numpy()
-            with np.errstate(invalid="ignore"):  # ml_dtypes warns where NumPy's own types do not
-                low, high = float(array.min()), float(array.max())  # NaN wins in both
+            low, high = _extremes(tensor)
             is_weight = any(is_layer(node) for node, _ in value.uses())
             if np.isnan(low) or (is_weight and np.isinf([low, high]).any()):
                 what = "NaN" if np.isnan(low) else "infinite"
@@ -215,6 +213,17 @@ def _check_finite(path: Path, model: ir.Model) -> None:
                     f"{path}: weight '{name}' has {what} values; the training or export that "
                     "made it failed"
                 )
+
+
+def _extremes(tensor: ir.TensorProtocol) -> tuple[float, float]:
+    """The least and the largest value, NaN where there is one; external data is let go again."""
+    array = tensor.numpy()
+    with np.errstate(invalid="ignore"):  # ml_dtypes warns where NumPy's own types do not
+        low, high = float(array.min()), float(array.max())
+    del array  # a map that is in use cannot be closed
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.release()
+    return low, high
 
 
 def _one_line(error: Exception) -> str:

@@ -125,6 +125,14 @@ def test_external_weights_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits(tmp_path / "out.onnx"), logits(tmp_path / "m.onnx"))
 
 
+def test_external_weights_are_not_kept_in_memory_by_the_checks(tmp_path: Path) -> None:
+    model = load_model(external(tmp_path / "m.onnx"))
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    maps = [tensor.raw for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    assert maps
+    assert maps == [None] * len(maps)
+
+
 def test_external_weights_that_are_missing_or_cut_off_are_refused(tmp_path: Path) -> None:
     path = external(tmp_path / "m.onnx")
     data = tmp_path / "w.bin"
