@@ -4,9 +4,10 @@
 
 Latent coefficients c and scales s are trained; rounding counts as the identity in the gradient
 (Bengio et al. 2013), which for s is the rule of LSQ (Esser et al. 2020). Scales are those the
-file can hold: s[k, m] = scale[k]·levels[k, m] with whole levels. All parameters are relative to
-where they start, so that one learning rate suits all layers. The 8-bit basis stays as it is, and
-responses are not rounded between the stages, which would cost M times the memory.
+file can hold: s[k, m] = scale[k]·levels[k, m] with whole levels. The basis B is trained in the same
+way on its 8-bit grid. All parameters are relative to where they start or end, so that one learning
+rate suits all layers. Responses are not rounded between the stages, which would cost M times the
+memory; their range is kept instead (see `Bounded`).
 """
 
 from collections.abc import Sequence
@@ -77,7 +78,8 @@ class Bounded(Hook):
     """Keeps latent coefficients where codes are (BinaryConnect, Courbariaux et al. 2015).
 
     Those that are clamped still have a gradient; without the bound they would drift too far away
-    to come back.
+    to come back. The L1 norm of a basis kernel cannot grow either: it bounds the responses, whose
+    8 bits were laid out for the kernel as it was.
     """
 
     @torch.no_grad()
@@ -86,6 +88,9 @@ class Bounded(Hook):
         for layer in model.modules():
             if isinstance(layer, HybridConv2d):
                 layer.latent.clamp_(-layer.largest, layer.largest)
+                norm = layer.basis.abs().flatten(1).sum(dim=1)  # (M,)
+                shrink = (layer.reach / norm).clamp(max=1.0)
+                layer.basis.mul_(shrink.reshape(-1, *[1] * (layer.basis.ndim - 1)))
 
 
 class HybridConv2d(nn.Module):
@@ -97,7 +102,8 @@ class HybridConv2d(nn.Module):
             with these where in the cell of its code each one lies.
     """
 
-    basis: Tensor
+    step: Tensor
+    reach: Tensor
     unit: Tensor
     mask: Tensor
 
@@ -113,23 +119,27 @@ class HybridConv2d(nn.Module):
         self.largest = 1 if stored == 1 else 7 if stored <= 7 else INT8
         self.max_level = INT8 // self.largest if weights.levels.max() > 1 else 1
         ones = (1,) * (weights.basis.ndim - 1)
-        basis = (
-            weights.basis / np.exp2(weights.shift.astype(np.float64)).reshape(-1, *ones) / x_scale
-        )
+        step = 1 / np.exp2(weights.shift.astype(np.float64)).reshape(-1, *ones) / x_scale
         unit = weights.scale[:, None].astype(np.float64) * weights.levels  # s (K, M)
         symbols = weights.symbols.astype(np.float64)
         latent, mask = symbols, symbols != 0
         if start is not None:
-            latent, mask = _latent(start, basis) / unit[:, None], start.coefficients != 0
-            latent = np.clip(latent, symbols - INSIDE, symbols + INSIDE)
-        self.register_buffer("basis", _tensor(basis))
+            latent, mask = (
+                _latent(start, weights.basis * step) / unit[:, None],
+                start.coefficients != 0,
+            )
+            latent = np.clip(latent, symbols - INSIDE, symbols + INSIDE) * mask
+        basis = _tensor(weights.basis / INT8)
+        self.register_buffer("step", _tensor(INT8 * step))
+        self.register_buffer("reach", basis.abs().flatten(1).sum(dim=1))  # (M,)
         self.register_buffer("unit", _tensor(unit))
         self.register_buffer("mask", _tensor(mask))
         self.latent = nn.Parameter(_tensor(latent))  # (K, C, M), in units of `unit`
+        self.basis = nn.Parameter(basis)  # (M, R, S), in -1 to 1
         self.ratio = nn.Parameter(torch.ones(unit.shape))  # (K, M), likewise
         # About a tenth of the output's range; a power of two keeps biases exact.
-        self._reach = float(np.exp2(np.rint(np.log2(25.0 * y_scale))))
-        self.bias = nn.Parameter(_tensor(weights.bias / self._reach))
+        self._range = float(np.exp2(np.rint(np.log2(25.0 * y_scale))))
+        self.bias = nn.Parameter(_tensor(weights.bias / self._range))
 
     def scales(self) -> tuple[Tensor, Tensor]:
         """Levels (K, M) and scale (K,) with s = scale·levels."""
@@ -143,14 +153,18 @@ class HybridConv2d(nn.Module):
         unit = (self.unit / (levels * scale[:, None]))[:, None]
         return _codes(self.latent, unit, self.largest) * self.mask
 
+    def kernels(self) -> Tensor:
+        """The basis on its grid of 8 bits, (M, R, S)."""
+        return round_through(self.basis.clamp(-1, 1) * INT8) / INT8
+
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C, H, W) real numbers → (N, K, H', W') likewise, on the grid of the output."""
         levels, scale = self.scales()
         coefficients = self.symbols() * (levels * scale[:, None])[:, None]
-        kernel = torch.einsum("kcm,mrs->kcrs", coefficients, self.basis)
+        kernel = torch.einsum("kcm,mrs->kcrs", coefficients, self.kernels() * self.step)
         geometry = self.geometry
         y = convolve(
-            x, kernel, self.bias * self._reach, geometry.strides, geometry.pads, geometry.dilations
+            x, kernel, self.bias * self._range, geometry.strides, geometry.pads, geometry.dilations
         )
         return quantize_through(y if residual is None else y + residual, *self._output)
 
@@ -159,12 +173,12 @@ class HybridConv2d(nn.Module):
         """What the file stores."""
         levels, scale = self.scales()
         return HybridWeights(
-            basis=self._weights.basis,
+            basis=_array((self.kernels() * INT8).round()).astype(np.int8),
             shift=self._weights.shift,
             symbols=_array(self.symbols().round()).astype(np.int8),
             levels=_array(levels.round()).astype(np.int8),
             scale=_array(scale),
-            bias=_array(self.bias * self._reach),
+            bias=_array(self.bias * self._range),
         )
 
 

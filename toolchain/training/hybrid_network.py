@@ -2,7 +2,7 @@
 
     network = HybridNetwork(ir.load("small.onnx"))
     Trainer(network, batches, config).run()
-    ir.save(network.exported(), "tuned.onnx")
+    save_model(network.exported(), Path("tuned.onnx"))
 
 The ONNX graph itself is run in torch, on real numbers: QuantizeLinear rounds them to the grid of
 its code, DequantizeLinear does nothing. Hybrid layers are trained; the first and the last layer,

@@ -18,6 +18,8 @@ from tests.passes.contract_models import Builder
 from toolchain.errors import UsageError
 from toolchain.layerwise import ArrayCalibration
 from toolchain.training.batches import TensorBatches
+from toolchain.training.hooks import Penalty
+from toolchain.training.hybrid_conv import Bounded
 from toolchain.training.hybrid_network import HybridNetwork
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
@@ -76,28 +78,64 @@ def test_export_before_training_gives_back_the_same_integers(bits) -> None:
     np.testing.assert_array_equal(outputs(exported, images(4)), outputs(quantised, images(4)))
 
 
-def test_training_moves_ternary_towards_the_float_network_and_the_file_has_it(tmp_path) -> None:
-    decomposed, quantised = models(2)
+def tune(network, decomposed, lr=1e-3, hooks=()):
+    """Trains towards the logits of the float network; returns inputs and these."""
     x = images(256, 2)
     target = outputs(decomposed, x)
-    tuned = HybridNetwork(quantised, decomposed)
     batches = TensorBatches(
         tensors=(torch.from_numpy(x), torch.from_numpy(target)), size=32, shuffle=True
     )
-    config = TrainConfig(epochs=15, optimizer="adam", lr=1e-3, channels_last=False)
+    config = TrainConfig(epochs=15, optimizer="adam", lr=lr, channels_last=False)
 
     def loss(model, batch):
         return torch.nn.functional.mse_loss(model(batch[0]), batch[1])
 
-    Trainer(tuned, batches, config, loss=loss).run()
+    Trainer(network, batches, config, loss=loss, hooks=hooks).run()
+    return x, target
+
+
+def codes(model):
+    return [read_weights(node).symbols for node in model.graph if is_hybrid_conv(node)]
+
+
+def test_training_moves_ternary_towards_the_float_network_and_the_file_has_it(tmp_path) -> None:
+    decomposed, quantised = models(2)
+    tuned = HybridNetwork(quantised, decomposed)
+    x, target = tune(tuned, decomposed)
     path = tmp_path / "tuned.onnx"
     ort.save(tuned.exported(), path)
     written = ir.load(path)
     before = np.linalg.norm(outputs(quantised, x) - target)
     assert np.linalg.norm(outputs(written, x) - target) < 0.99 * before
-    for node in written.graph:
-        if is_hybrid_conv(node):
-            assert np.abs(read_weights(node).symbols).max() == 1
+    assert all(np.abs(symbols).max() == 1 for symbols in codes(written))
+
+
+def test_basis_kernels_are_trained_and_keep_the_range_of_responses() -> None:
+    decomposed, quantised = models(2)
+    tuned = HybridNetwork(quantised, decomposed)
+    tune(tuned, decomposed, 2e-2, (Bounded(),))
+    moved = False
+    for old, new in zip(quantised.graph, tuned.exported().graph, strict=True):
+        if is_hybrid_conv(old):
+            before, after = (read_weights(node).basis.astype(int) for node in (old, new))
+            moved |= bool((before != after).any())
+            norms = (np.abs(basis).sum(axis=(1, 2)) for basis in (after, before))
+            assert np.all(next(norms) <= next(norms) + before[0].size / 2)  # rounded
+    assert moved
+
+
+def test_hoyer_square_leaves_fewer_codes_and_none_in_doubt() -> None:
+    decomposed, quantised = models(2)
+    counts, doubts = [], []
+    for strength in (0.0, 1.0):
+        tuned = HybridNetwork(quantised, decomposed)
+        sparse = Penalty(regularizer="hoyer-square", strength=strength, parameters=("*.latent",))
+        tune(tuned, decomposed, 2e-2, (Bounded(), sparse))
+        latents = [v for name, v in tuned.named_parameters() if name.endswith(".latent")]
+        counts.append(sum(np.count_nonzero(symbols) for symbols in codes(tuned.exported())))
+        doubts.append(sum(float(((v.abs() - 0.5).abs() < 0.1).sum()) for v in latents))
+    assert counts[1] < counts[0]
+    assert doubts[1] < doubts[0]
 
 
 def test_an_operator_without_a_rule_is_refused_by_name() -> None:
