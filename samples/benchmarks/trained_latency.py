@@ -6,7 +6,8 @@ DIR holds `models/` and `cifar10/` (see samples/README.md). All models of a netw
 turns by one `optc bench`. int8 is onnxruntime's static quantisation (QDQ,
 unsigned activations, signed weights per channel, the same 512 calibration images). Ours is
 optimised for latency on this machine, in fp32 and in 8 bits, and runs with the native kernels.
-`--trained WORK` adds the models that `escalate_training` left there. Also draws accuracy over time.
+`--trained WORK` adds the models that `escalate_training` left there, as they are: small rather
+than fast. Also draws accuracy over time.
 """
 
 import tempfile
@@ -73,8 +74,7 @@ def measure(
         forms[form] = quantised(model, share, work)
     for path in [] if trained is None else sorted(trained.glob(f"{network}_*.onnx")):
         form = f"escalate with training, {path.stem.removeprefix(f'{network}_')}"
-        forms[form] = work / path.name
-        optc("transform", path, "--pass", "select", "--optimize-for", "latency", "-o", forms[form])
+        forms[form] = path
     scores = {
         form: optc("eval", path, "--data", work / "eval_full.npz")[0]["top1"]
         for form, path in forms.items()
