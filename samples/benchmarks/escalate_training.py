@@ -17,6 +17,7 @@ import click
 import onnx_ir as ir
 import torch
 
+from passes.cleanup import prepare as clean
 from samples.benchmarks.results import (
     RESULTS,
     machine,
@@ -29,6 +30,7 @@ from samples.benchmarks.results import (
 )
 from samples.benchmarks.training_runs import printed, score_exported
 from samples.datasets import cifar10
+from toolchain.model_io import save_model
 from toolchain.training.distillation import distillation_loss
 from toolchain.training.hybrid_conv import Bounded
 from toolchain.training.hybrid_network import HybridNetwork
@@ -59,11 +61,11 @@ class Run:
 
 
 RUNS = {
-    "resnet20_ternary": Run(network="resnet20", penni="params=0.6", bits=2, epochs=9),
+    "resnet20_ternary": Run(network="resnet20", penni="params=0.9", bits=2, epochs=15, lr=1.5e-3),
     "resnet20_pairs": Run(
         network="resnet20", penni="rank=4,granularity=pair,density=0.5", bits=8, epochs=10
     ),
-    "resnet56_ternary": Run(network="resnet56", penni="params=0.18", bits=2, epochs=5, lr=4e-3),
+    "resnet56_ternary": Run(network="resnet56", penni="params=0.16", bits=2, epochs=7, lr=1.5e-3),
 }
 
 
@@ -115,6 +117,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
     paths = prepare(run, source, folder)
     dense, decomposed, quantised = (ir.load(path) for path in paths)
     data, network = cifar10(str(source), images), HybridNetwork(quantised, decomposed)
+    teacher = HybridNetwork(clean(ir.load(paths[0])))  # with folded batch norms: faster
     config = TrainConfig(
         epochs=run.epochs,
         optimizer="adam",
@@ -127,13 +130,13 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
         network,
         data.train(batch),
         config,
-        loss=distillation_loss(HybridNetwork(dense), 1.0, TEMPERATURE),
+        loss=distillation_loss(teacher, 1.0, TEMPERATURE),
         evaluate=lambda model: {"top1": score_exported(network.exported(), test)},
         hooks=(Bounded(),),
         folder=folder,
         progress=printed(100),
     ).run()
-    ir.save(network.exported(), work / f"{name}.onnx")
+    save_model(network.exported(), work / f"{name}.onnx")
     return Row(
         name=name,
         network=run.network,
