@@ -65,7 +65,8 @@ RUNS = {
     "resnet20_pairs": Run(
         network="resnet20", penni="rank=4,granularity=pair,density=0.5", bits=8, epochs=10
     ),
-    "resnet56_ternary": Run(network="resnet56", penni="params=0.16", bits=2, epochs=7, lr=1.5e-3),
+    "resnet56_ternary": Run(network="resnet56", penni="params=0.18", bits=2, epochs=15, lr=4e-3),
+    "resnet56_sparse": Run(network="resnet56", penni="params=0.16", bits=2, epochs=7, lr=1.5e-3),
 }
 
 
