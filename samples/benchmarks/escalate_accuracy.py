@@ -163,11 +163,14 @@ def chart(rows: Sequence[Row], model: str, out: Path) -> str:
     for row in rows:
         if row.model == model:
             kind = "escalate" if row.group.endswith("bits") else row.group
-            point = Point(x=row.nbytes / 1000, y=row.top1, label=row.form)
+            label = row.form.replace(" of parameters", "").replace("onnxruntime ", "")
+            point = Point(x=row.nbytes / 1000, y=row.top1, label=label, tip=row.form)
             points.setdefault(kind, []).append(point)
     for run in stored("escalate_training", out)[0]:
         if run["network"] == model:
-            point = Point(x=run["nbytes"] / 1000, y=run["trained"], label=run["name"])
+            label = run["name"].removeprefix(f"{model}_")
+            tip = f"{label}, {run['epochs']} epochs"
+            point = Point(x=run["nbytes"] / 1000, y=run["trained"], label=label, tip=tip)
             points.setdefault("escalate with training", []).append(point)
     return scatter(
         title=f"{model}: accuracy over size",
