@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from passes.cost import is_layer, model_cost
 from runtimes import ort
+from runtimes.external_data import read_array
 from runtimes.operators.schemas import register_schemas
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.results import ModelSummary
@@ -205,7 +206,9 @@ def _check_finite(path: Path, model: ir.Model) -> None:
             tensor = value.const_value
             if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
                 continue
-            low, high = _extremes(tensor)
+            array = read_array(tensor)
+            with np.errstate(invalid="ignore"):  # ml_dtypes warns where NumPy's own types do not
+                low, high = float(array.min()), float(array.max())  # NaN wins in both
             is_weight = any(is_layer(node) for node, _ in value.uses())
             if np.isnan(low) or (is_weight and np.isinf([low, high]).any()):
                 what = "NaN" if np.isnan(low) else "infinite"
@@ -213,17 +216,6 @@ def _check_finite(path: Path, model: ir.Model) -> None:
                     f"{path}: weight '{name}' has {what} values; the training or export that "
                     "made it failed"
                 )
-
-
-def _extremes(tensor: ir.TensorProtocol) -> tuple[float, float]:
-    """The least and the largest value, NaN where there is one; external data is let go again."""
-    array = tensor.numpy()
-    with np.errstate(invalid="ignore"):  # ml_dtypes warns where NumPy's own types do not
-        low, high = float(array.min()), float(array.max())
-    del array  # a map that is in use cannot be closed
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor.release()
-    return low, high
 
 
 def _one_line(error: Exception) -> str:
