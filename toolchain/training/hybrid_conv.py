@@ -89,7 +89,8 @@ class Bounded(Hook):
             if isinstance(layer, HybridConv2d):
                 layer.latent.clamp_(-layer.largest, layer.largest)
                 norm = layer.basis.abs().flatten(1).sum(dim=1)  # (M,)
-                shrink = (layer.reach / norm).clamp(max=1.0)
+                grown = norm > layer.reach
+                shrink = torch.where(grown, layer.reach / norm, 1.0)  # a kernel may be all zero
                 layer.basis.mul_(shrink.reshape(-1, *[1] * (layer.basis.ndim - 1)))
 
 
@@ -124,19 +125,17 @@ class HybridConv2d(nn.Module):
         symbols = weights.symbols.astype(np.float64)
         latent, mask = symbols, symbols != 0
         if start is not None:
-            latent, mask = (
-                _latent(start, weights.basis * step) / unit[:, None],
-                start.coefficients != 0,
-            )
+            mask = start.coefficients != 0
+            latent = _latent(start, weights.basis * step) / unit[:, None]
             latent = np.clip(latent, symbols - INSIDE, symbols + INSIDE) * mask
         basis = _tensor(weights.basis / INT8)
-        self.register_buffer("step", _tensor(INT8 * step))
+        self.register_buffer("step", _tensor(step))
         self.register_buffer("reach", basis.abs().flatten(1).sum(dim=1))  # (M,)
         self.register_buffer("unit", _tensor(unit))
         self.register_buffer("mask", _tensor(mask))
         self.latent = nn.Parameter(_tensor(latent))  # (K, C, M), in units of `unit`
-        self.basis = nn.Parameter(basis)  # (M, R, S), in -1 to 1
-        self.ratio = nn.Parameter(torch.ones(unit.shape))  # (K, M), likewise
+        self.basis = nn.Parameter(basis)  # (M, R, S), in units of 127
+        self.ratio = nn.Parameter(torch.ones(unit.shape))  # (K, M), in units of `unit`
         # About a tenth of the output's range; a power of two keeps biases exact.
         self._range = float(np.exp2(np.rint(np.log2(25.0 * y_scale))))
         self.bias = nn.Parameter(_tensor(weights.bias / self._range))
@@ -154,8 +153,8 @@ class HybridConv2d(nn.Module):
         return _codes(self.latent, unit, self.largest) * self.mask
 
     def kernels(self) -> Tensor:
-        """The basis on its grid of 8 bits, (M, R, S)."""
-        return round_through(self.basis.clamp(-1, 1) * INT8) / INT8
+        """The basis as whole numbers of 8 bits, (M, R, S)."""
+        return round_through(self.basis.clamp(-1, 1) * INT8)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C, H, W) real numbers → (N, K, H', W') likewise, on the grid of the output."""
@@ -173,7 +172,7 @@ class HybridConv2d(nn.Module):
         """What the file stores."""
         levels, scale = self.scales()
         return HybridWeights(
-            basis=_array((self.kernels() * INT8).round()).astype(np.int8),
+            basis=_array(self.kernels().round()).astype(np.int8),
             shift=self._weights.shift,
             symbols=_array(self.symbols().round()).astype(np.int8),
             levels=_array(levels.round()).astype(np.int8),
