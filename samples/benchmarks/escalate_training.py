@@ -17,7 +17,7 @@ import click
 import onnx_ir as ir
 import torch
 
-from passes.cleanup import prepare as clean
+from passes.cleanup import prepare
 from samples.benchmarks.results import (
     RESULTS,
     machine,
@@ -94,7 +94,7 @@ class Row:
     remark: str = ""
 
 
-def prepare(run: Run, source: Path, folder: Path) -> tuple[Path, Path, Path]:
+def make_models(run: Run, source: Path, folder: Path) -> tuple[Path, Path, Path]:
     """Paths of the network, decomposed, and quantised; made where they are not there yet."""
     dense = source / "models" / f"{run.network}_cifar10.onnx"
     decomposed, quantised = folder / "decomposed.onnx", folder / "quantised.onnx"
@@ -115,10 +115,10 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
     """One run from the network to the trained file ``WORK/NAME.onnx``."""
     run, folder = RUNS[name], work / name
     folder.mkdir(parents=True, exist_ok=True)
-    paths = prepare(run, source, folder)
+    paths = make_models(run, source, folder)
     dense, decomposed, quantised = (ir.load(path) for path in paths)
     data, network = cifar10(str(source), images), HybridNetwork(quantised, decomposed)
-    teacher = HybridNetwork(clean(ir.load(paths[0])))  # with folded batch norms: faster
+    teacher = HybridNetwork(prepare(dense.clone()))  # with folded batch norms: faster
     config = TrainConfig(
         epochs=run.epochs,
         optimizer="adam",
