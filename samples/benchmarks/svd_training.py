@@ -6,10 +6,11 @@
 
 DIR holds `models/` and `cifar10/` (see samples/README.md). Every method starts from the trained
 weights and trains for the same number of epochs in all: plain SVD cuts the ranks first and
-fine-tunes all the while; the others train factors of full rank with their penalties, once for all
-shares of the MACs, cut, and fine-tune. Ranks are cut by energy, with the one e for all layers that
-leaves the share of MACs. `--recipe paper` has the epochs and optimiser of the paper's code, for a
-GPU. A run that was killed goes on where it was; runs of one folder may go on side by side.
+fine-tunes all the while; "optc svd" fine-tunes what the pass `svd` makes of 512 images; the others
+train factors of full rank with their penalties, once for all shares of the MACs, cut, and
+fine-tune. Ranks are cut by energy, with the one e for all layers that leaves the share of MACs.
+`--recipe paper` has the epochs and optimiser of the paper's code, for a GPU. A run that was killed
+goes on where it was; runs of one folder may go on side by side.
 """
 
 from collections.abc import Sequence
@@ -190,7 +191,8 @@ def note(known: dict[str, str]) -> str:
         f"{known['cpu']} ({known['isa']}), torch {known['torch']}, onnxruntime "
         f"{known['onnxruntime']}. All methods of a table start from the same trained weights and "
         "train for the same number of epochs in all, half of them at full rank apart from plain "
-        "SVD, which fine-tunes all the while; SGD, learning rate 0.01 (constant at full rank, "
+        "SVD and optc svd, which fine-tune all the while, the latter what the pass `svd` has split "
+        "by 512 images; SGD, learning rate 0.01 (constant at full rank, "
         "cosine afterwards), bfloat16, lossy training images, seed 0. Top-1 of the exported file "
         "by onnxruntime on the 10,000 exact CIFAR-10 test images, after the last epoch, never the "
         "best one. *e*: share of σ² that the cut takes from every layer. *residual*: the largest "

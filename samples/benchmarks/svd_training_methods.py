@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from toolchain.training.hooks import Hook, Penalty
 from toolchain.training.low_rank import SIGMA, Orthogonality
@@ -29,12 +30,13 @@ class Method:
     Attributes:
         regularizer: of the singular values, while ranks are full.
         orthogonality: λ_o.
-        at_once: cut first, train afterwards.
+        start: full: ranks are full at first; cut: they are cut before training; pass: the pass
+            `svd` splits the layers before training, from calibration data.
     """
 
     regularizer: str | None = None
     orthogonality: float = 1.0
-    at_once: bool = False
+    start: Literal["full", "cut", "pass"] = "full"
 
     def hooks(self, strengths: Mapping[str, float], factor: float) -> tuple[Hook, ...]:
         """Penalties while ranks are full; λ_s is so many times as strong."""
@@ -47,7 +49,8 @@ class Method:
 
 
 METHODS = {
-    "plain SVD": Method(at_once=True),
+    "plain SVD": Method(start="cut"),
+    "optc svd": Method(start="pass"),
     "orthogonality only": Method(),
     "no orthogonality": Method(regularizer="hoyer-square", orthogonality=0.0),
     "L1": Method(regularizer="l1"),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from passes.cost import model_cost
+from samples.benchmarks.results import make_data, optc
 from samples.benchmarks.svd_training_methods import (
     METHODS,
     PAPER_STRENGTHS,
@@ -32,6 +33,7 @@ from toolchain.training.low_rank import (
     to_plain,
 )
 from toolchain.training.low_rank_pruning import drop_energy, energy_for_macs, report_ranks
+from toolchain.training.low_rank_splits import take_splits
 from toolchain.training.objectives import Loss, classification_loss, top1
 from toolchain.training.statistics import estimate_batchnorm
 from toolchain.training.train_config import TrainConfig
@@ -118,6 +120,11 @@ class Bench:
         """The trained model."""
         return self.source / "models" / f"{self.name}_cifar10.onnx"
 
+    @property
+    def sample(self) -> Tensor:
+        """An image, (1, 3, 32, 32)."""
+        return torch.zeros(1, 3, 32, 32, device=self.device)
+
     def network(self) -> nn.Module:
         """The trained model in torch."""
         return MODELS[self.name](str(self.path)).to(self.device)
@@ -128,25 +135,23 @@ class Bench:
         if (folder / ROW).exists():
             return Row(**read_json(folder / ROW))
         sparse, finetune = self.settings.phases
-        model = factorize(self.network(), LowRankConfig(form=self.form))
-        seconds, batches = 0.0, data.train(self.settings.batch)
-        if METHODS[method].at_once:
-            finetune = replace(finetune, epochs=sparse.epochs + finetune.epochs)
-        else:
+        model, batches, seconds = self.network(), data.train(self.settings.batch), 0.0
+        if METHODS[method].start == "full":
+            factorize(model, LowRankConfig(form=self.form))
             hooks = METHODS[method].hooks(self._strengths(), self.settings.strength)
             seconds = self._train(model, batches, sparse, hooks, self.folder(method))
+        else:
+            finetune = replace(finetune, epochs=sparse.epochs + finetune.epochs)
         full = self._once("full", self.folder(method), model, data)
-        sample = torch.zeros(1, 3, 32, 32, device=self.device)
-        residual = max(layer.residual for layer in report_ranks(model, sample).layers)
-        energy = energy_for_macs(model, share, sample)
-        report = drop_energy(model, energy, sample)
+        energy, residual = self._cut(model, method, share)
+        macs = report_ranks(model, self.sample).macs
         estimate_batchnorm(model, batches, STATISTICS_BATCHES)
         cut = self._once("cut", folder, model, data)
         kept = (Orthogonality(strength=METHODS[method].orthogonality),)
         seconds += self._train(model, batches, finetune, kept, folder)
         file = self._export(model, folder)
         cost, dense = model_cost(load_model(file)), model_cost(load_model(self.path))
-        assert cost.macs == report.macs and dense.macs
+        assert cost.macs == macs and dense.macs
         row = Row(
             model=self.name,
             form=self.form,
@@ -167,6 +172,30 @@ class Bench:
         )
         write_json(folder / ROW, asdict(row))
         return row
+
+    def _cut(self, model: nn.Module, method: str, share: float) -> tuple[float, float]:
+        """Lowers ranks in place; returns what `Row` calls energy and residual."""
+        if METHODS[method].start == "pass":
+            split = load_model(self._split(self.folder(method, share), share))
+            take_splits(model, load_model(self.path), split)
+            return 0.0, 0.0
+        if METHODS[method].start == "cut":
+            factorize(model, LowRankConfig(form=self.form))
+        residual = max(layer.residual for layer in report_ranks(model, self.sample).layers)
+        energy = energy_for_macs(model, share, self.sample)
+        drop_energy(model, energy, self.sample)
+        return energy, residual
+
+    def _split(self, folder: Path, share: float) -> Path:
+        """What the pass `svd` makes of the model with 512 images, no labels and no training."""
+        calibration, file = self.work / "calib.npz", folder / "split.onnx"
+        if not calibration.exists():
+            make_data(self.source, self.work)
+        if not file.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            options = f"svd:macs={share:g},form={self.form},multiple=1"
+            optc("transform", self.path, "--pass", options, "--calib", calibration, "-o", file)
+        return file
 
     def _strengths(self) -> Mapping[str, float]:
         if self.settings.recipe == "paper":

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -53,6 +54,17 @@ def test_runs_share_their_phase_at_full_rank_and_go_on(tmp_path, monkeypatch) ->
     assert "Hoyer-Square" in (out / "svd_training_resnet20_spatial.svg").read_text()
 
 
+def test_what_the_pass_has_split_is_fine_tuned(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(svd_training, "cifar10", few_images)
+    images = np.random.default_rng(0).standard_normal((64, 3, 32, 32), dtype=np.float32)
+    np.savez(tmp_path / "calib.npz", input=images)
+    command = ["train", "--source", SAMPLES, "--work", tmp_path, "--images", 50, "--epochs", 2]
+    invoke(*command, "--method", "optc svd", "--macs", 0.6)
+    row = json.loads((tmp_path / "resnet20-spatial-optc-svd-0.6" / "row.json").read_text())
+    assert 0.55 < row["macs"] <= 0.6
+    assert row["exported"] == pytest.approx(row["top1"], abs=2)
+
+
 def test_a_folder_holds_runs_of_the_same_settings(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(svd_training, "cifar10", few_images)
     svd_training.claim(tmp_path, Settings(epochs=2))
@@ -65,4 +77,5 @@ def test_a_folder_holds_runs_of_the_same_settings(tmp_path, monkeypatch) -> None
 def test_all_methods_train_as_long() -> None:
     settings = Settings(epochs=6)
     assert sum(phase.epochs for phase in settings.phases) == 6
-    assert {name for name, method in METHODS.items() if method.at_once} == {"plain SVD"}
+    once = {name for name, method in METHODS.items() if method.start != "full"}
+    assert once == {"plain SVD", "optc svd"}

@@ -1,0 +1,111 @@
+"""Takes splits of the pass `svd` over to the torch model that was exported, to fine-tune them.
+
+The pass folds batch norms into the weights: row k of W is multiplied by some s_k. Here they remain
+layers of their own, so rows of the split weight are divided by
+
+    s_k = ⟨folded row k, row k⟩ / ‖row k‖²
+
+and the statistics of batch norms have to be estimated anew afterwards, see
+`toolchain.training.statistics`.
+"""
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from passes.cleanup import prepare
+from passes.framework import ConfigError
+from passes.linear import LinearLayer, read_layers
+from runtimes.external_data import read_array
+from toolchain.training.low_rank import Form, LowRank, replace_module
+
+Array = NDArray[np.float64]
+FIRST, SECOND, BIAS = ".svd.first", ".svd.second", ".svd.bias"
+
+
+def take_splits(model: nn.Module, exported: ir.Model, split: ir.Model) -> nn.Module:
+    """Replaces Conv2d and Linear by factored layers with the ranks and weights of a split file.
+
+    Layers that were not split stay.
+
+    Args:
+        model: changed in place.
+        exported: the model as ONNX; weights have the names of the model's parameters.
+        split: what the pass `svd` has made of it.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigError: a split layer has no weight of the model.
+    """
+    modules = _modules(model, exported)
+    layers = {layer.name: layer for layer in read_layers(prepare(exported.clone()))[0]}
+    stored = {
+        name: read_array(value.const_value)
+        for name, value in split.graph.initializers.items()
+        if value.const_value is not None and ".svd." in name
+    }
+    for layer in (name.removesuffix(FIRST) for name in stored if name.endswith(FIRST)):
+        if layer not in modules:
+            raise ConfigError(f"split layer '{layer}': its weight is none of the torch model")
+        first, second = stored[layer + FIRST], stored[layer + SECOND]
+        _take(model, modules[layer], layers[layer], (first, second), stored.get(layer + BIAS))
+    return model
+
+
+def _modules(model: nn.Module, exported: ir.Model) -> dict[str, str]:
+    """Names of modules by those of the nodes that use their weights."""
+    named = {
+        f"{name}.weight": name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    return {
+        node.name or "": named[value.name or ""]
+        for node in exported.graph
+        for value in node.inputs
+        if value is not None and value.name in named
+    }
+
+
+def _take(
+    model: nn.Module,
+    name: str,
+    dense: LinearLayer,
+    factors: tuple[Array, Array],
+    bias: Array | None,
+) -> None:
+    module = model.get_submodule(name)
+    assert isinstance(module, nn.Conv2d | nn.Linear)
+    weight = module.weight.detach().cpu().double().numpy()
+    scale = _row_scales(dense.read(), weight.reshape(len(weight), -1))
+    product, form, rank = _multiplied(*factors)
+    product = product / scale.reshape(-1, *[1] * (weight.ndim - 1))
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(product))
+        if bias is not None and module.bias is not None and np.allclose(scale, 1):
+            module.bias.copy_(torch.from_numpy(bias))
+    low_rank = LowRank(module, form)
+    low_rank.keep(torch.arange(rank))
+    replace_module(model, name, low_rank)
+
+
+def _row_scales(folded: Array, rows: Array) -> Array:
+    """s_k, (K,); 1 for rows that are zero, folded or not."""
+    products, squares = (folded * rows).sum(1), (rows * rows).sum(1)
+    scales = np.ones(len(rows))
+    np.divide(products, squares, out=scales, where=products != 0)
+    return scales
+
+
+def _multiplied(first: Array, second: Array) -> tuple[Array, Form, int]:
+    """The weight that both factors make, its form and rank; layouts as of `passes.split.store`."""
+    if first.ndim == 2:
+        return (first @ second).T, "channel", len(second)
+    if second.shape[3] == 1:
+        return np.einsum("kr,rcij->kcij", second[:, :, 0, 0], first), "channel", len(first)
+    product = np.einsum("krj,rci->kcij", second[:, :, 0], first[:, :, :, 0])
+    return product, "spatial", len(first)
