@@ -85,16 +85,44 @@ def translate(
 def search(
     translator: Translator, source: Ids, beam: int = 1, penalty: float = 1.0
 ) -> list[list[int]]:
-    """The likeliest translation of every sentence by beam search; greedy with a beam of 1.
-
-    A translation of n tokens, its end included, scores Σ log p / n^penalty. One that has ended
-    stays in the beam, followed by `PAD`, until better ones push it out.
+    """The likeliest translation of every sentence: by beam search, or greedy with a beam of 1.
 
     Args:
         translator: of N sentences at once.
         source: ids, (N, S).
         beam: translations that are continued for each sentence.
-        penalty: exponent of the length.
+        penalty: exponent of the length, see `beam_search`.
+    """
+    longest = int(1.5 * source.shape[1]) + EXTRA
+    if beam == 1:
+        texts = greedy_search(translator, source, longest)
+    else:
+        texts = beam_search(translator, source, longest, beam, penalty)
+    return [[int(token) for token in row if token not in (END, PAD)] for row in texts]
+
+
+def greedy_search(translator: Translator, source: Ids, longest: int) -> Ids:
+    """The likeliest token at every step, (N, tokens); `PAD` after the end."""
+    state = translator.start(source)
+    latest: Ids = np.full(len(source), BEGIN)
+    tokens: list[Ids] = []
+    ended = np.zeros(len(source), bool)
+    while not ended.all() and len(tokens) < longest:
+        scores, state = translator.step(latest, state)
+        best = scores[:, PAD + 1 :].argmax(axis=1) + PAD + 1
+        latest = np.where(ended, PAD, best)
+        tokens.append(latest)
+        ended |= latest == END
+    return np.stack(tokens, axis=1)
+
+
+def beam_search(
+    translator: Translator, source: Ids, longest: int, beam: int, penalty: float
+) -> Ids:
+    """The best of the translations that are left in the beam, (N, tokens).
+
+    A translation of n tokens, its end included, scores Σ log p / n^penalty. One that has ended
+    stays in the beam, followed by `PAD`, until better ones push it out.
     """
     N = len(source)
     first = np.arange(N)[:, None] * beam
@@ -102,7 +130,7 @@ def search(
     texts = np.full((N * beam, 1), BEGIN)  # the latest token last
     totals = np.full((N, beam), -np.inf)  # Σ log p
     totals[:, 0] = 0
-    for _ in range(int(1.5 * source.shape[1]) + EXTRA):
+    for _ in range(longest):
         scores, state = translator.step(texts[:, -1], state)
         ended = np.isin(texts[:, -1], (END, PAD))
         sums = totals.reshape(-1, 1) + _continuations(scores, ended)  # (N·beam, tokens)
@@ -116,15 +144,11 @@ def search(
         if np.isin(texts[:, -1], (END, PAD)).all():
             break
         state = translator.select(state, rows)
-    best = texts[first[:, 0], 1:]
-    return [[int(token) for token in row if token not in (END, PAD)] for row in best]
+    return texts[first[:, 0], 1:]
 
 
 def _best(ranks: Array, count: int) -> Ids:
     """Places of the largest in every row, the best first."""
-    if count == 1:
-        best: Ids = ranks.argmax(axis=1)[:, None]
-        return best
     places = np.argpartition(-ranks, count, axis=1)[:, :count]
     order = np.argsort(-np.take_along_axis(ranks, places, axis=1), axis=1, kind="stable")
     return np.take_along_axis(places, order, axis=1)
