@@ -87,17 +87,22 @@ def _device(wanted: str) -> "torch.device":
 
 
 def _print(outcomes: Sequence[tuple[float, "Outcome"]]) -> None:
+    from toolchain.training.sweep import METRICS
+
+    measured = {key for _, outcome in outcomes for stage in outcome.stages for key in stage}
+    metrics = {key: label for key, label in METRICS.items() if key in measured}
     rows = []
     for factor, outcome in outcomes:
         for stage in outcome.stages:
-            accuracy, seconds = stage.get("top1"), stage.get("seconds")
+            seconds = stage.get("seconds")
             rows.append(
                 [
                     f"{factor:g}",
                     stage["stage"],
-                    UNKNOWN if accuracy is None else f"{accuracy:.2f} %",
+                    *(f"{stage[key]:.2f}" if key in stage else UNKNOWN for key in metrics),
                     format_count(stage.get("nonzero", stage.get("parameters"))),
                     UNKNOWN if seconds is None else format_seconds(seconds),
                 ]
             )
-    print_table(("strength", "stage", "top-1", "nonzero params", "time"), rows, text=(1,))
+    headers = ("strength", "stage", *metrics.values(), "nonzero params", "time")
+    print_table(headers, rows, text=(1,))
