@@ -24,6 +24,7 @@ from samples.benchmarks.results import (
     make_data,
     optc,
     publish,
+    score,
     store,
     stored,
     table,
@@ -62,10 +63,9 @@ class Row:
     parts: dict[str, int] | None = None
 
 
-def score(path: Path, work: Path) -> float:
+def stock_score(path: Path, work: Path) -> float:
     """Top-1 in percent, in stock onnxruntime."""
-    result, _ = optc("eval", path, "--data", work / "eval_full.npz", "--no-native")
-    return 100 * float(result["top1"])
+    return score(path, work / "eval_full.npz", "--no-native")
 
 
 class Measured:
@@ -96,7 +96,7 @@ def measure(known: Measured, name: str, model: Path, work: Path) -> None:
                 model=name,
                 form=form,
                 group=group,
-                top1=score(path, work),
+                top1=stock_score(path, work),
                 nbytes=path.stat().st_size,
             )
         )
@@ -129,7 +129,7 @@ def _quantised(name: str, form: str, bits: int, decomposed: Path, work: Path) ->
         model=name,
         form=form,
         group=f"{bits} bits",
-        top1=score(output, work),
+        top1=stock_score(output, work),
         nbytes=output.stat().st_size,
         bound=sum(part["bound"] for part in result["storage"]),
         parts={part["part"]: part["nbytes"] for part in result["storage"]},

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from runtimes import native_build
+from runtimes import native_build, ort
 from runtimes.operators import DOMAIN, DOMAIN_VERSION
 from runtimes.operators.decomposed_conv import ConvGeometry, initializer
 from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, make_node
@@ -298,7 +298,7 @@ def time_network(network: str, library: Path, config: BenchConfig) -> list[Row]:
         for index, form in enumerate(FORMS):
             model = Network(form).build(NETWORKS[network])
             path = Path(folder, f"{index}.onnx")
-            ir.save(model, path)
+            ort.save(model, path)
             inputs, nbytes = input_specs(model), path.stat().st_size
             candidates.append(Candidate(path=path, inputs=inputs, nbytes=nbytes, native=library))
         runners = [Runner(c.path, threads=config.threads, native=library) for c in candidates]

@@ -16,7 +16,7 @@ import click
 import numpy as np
 import onnx_ir as ir
 
-from runtimes import native_build
+from runtimes import native_build, ort
 from runtimes.operators.decomposed_conv import initializer
 from samples.benchmarks.random_networks import Structure, single_conv
 from samples.benchmarks.results import RESULTS, machine, publish, store, table
@@ -168,7 +168,7 @@ def time_shape(shape: Shape, library: Path, config: BenchConfig) -> Row:
         candidates = []
         for index, model in enumerate(models):
             path = Path(folder, f"{index}.onnx")
-            ir.save(model, path)
+            ort.save(model, path)
             native = library if index > 1 else None
             candidates.append(
                 Candidate(path=path, inputs=input_specs(model), nbytes=0, native=native)

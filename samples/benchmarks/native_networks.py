@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.cost import model_cost
-from runtimes import native_build
+from runtimes import native_build, ort
 from samples.benchmarks.random_networks import NETWORKS, Structure
 from samples.benchmarks.results import RESULTS, machine, publish, store, stored, table
 from samples.benchmarks.rivals import OpenVino, quantise
@@ -123,7 +123,7 @@ def forms_of(
 
 def save(name: str, model: ir.Model, path: Path, library: Path | None) -> Form:
     """Writes a model."""
-    ir.save(model, path)
+    ort.save(model, path)
     candidate = Candidate(
         path=path, inputs=input_specs(model), nbytes=path.stat().st_size, native=library
     )

@@ -35,6 +35,11 @@ def optc(*arguments: str | Path) -> tuple[Any, float]:
         return json.load(stdout), usage.ru_maxrss * 1024
 
 
+def score(model: Path, data: Path, *options: str) -> float:
+    """Top-1 of `optc eval`, percent."""
+    return 100 * float(optc("eval", model, "--data", data, *options)[0]["top1"])
+
+
 def make_data(source: Path, out: Path) -> None:
     """Writes ``calib.npz`` and ``eval_full.npz`` of CIFAR-10 (see samples/make_data.py)."""
     subprocess.run([sys.executable, MAKE_DATA, "--source", source, "--out", out], check=True)

@@ -23,6 +23,7 @@ from samples.benchmarks.results import (
     make_data,
     optc,
     publish,
+    score,
     store,
     stored,
     table,
@@ -102,12 +103,6 @@ class Row:
     seconds: float
 
 
-def score(model: Path, work: Path) -> float:
-    """Top-1 on the full test set, percent."""
-    result, _ = optc("eval", model, "--data", work / "eval_full.npz")
-    return 100 * float(result["top1"])
-
-
 def measure(model: Path, baseline: float, kind: Kind, share: float, work: Path) -> Row:
     """Transforms and scores."""
     steps = ["--pass", ",".join(filter(None, [f"svd:macs={share:g}", kind.options]))]
@@ -126,7 +121,7 @@ def measure(model: Path, baseline: float, kind: Kind, share: float, work: Path) 
         share=share,
         command=command + (" --calib calib.npz" if kind.calibrated else ""),
         baseline=baseline,
-        top1=score(output, work),
+        top1=score(output, work / "eval_full.npz"),
         macs=after["macs"] / before["macs"],
         parameters=after["parameters"] / before["parameters"],
         seconds=sum(result["seconds"].values()),
@@ -215,7 +210,7 @@ def measure_all(
             path = source / "models" / f"{name}_cifar10.onnx"
             chosen = [kind for kind in KINDS if kind.label in kinds]
             todo = [(k, s) for s in shares for k in chosen if (name, k.label, s) not in have]
-            baseline = score(path, work) if todo else 0.0
+            baseline = score(path, work / "eval_full.npz") if todo else 0.0
             for kind, share in todo:
                 rows.append(measure(path, baseline, kind, share, work))
                 click.echo(f"{name}, {kind.label}, {share:g}: {rows[-1].top1:.2f}", err=True)

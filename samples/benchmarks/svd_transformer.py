@@ -15,7 +15,16 @@ import click
 import numpy as np
 import torch
 
-from samples.benchmarks.results import RESULTS, machine, optc, publish, store, stored, table
+from samples.benchmarks.results import (
+    RESULTS,
+    machine,
+    optc,
+    publish,
+    score,
+    store,
+    stored,
+    table,
+)
 from samples.benchmarks.training_runs import printed
 from samples.datasets import mnist
 from samples.networks.vit import VisionTransformer
@@ -71,11 +80,6 @@ def prepare(data: Dataset, work: Path) -> Path:
     return path
 
 
-def score(model: Path, work: Path) -> float:
-    """Top-1 on the test set, percent."""
-    return 100 * float(optc("eval", model, "--data", work / "eval.npz")[0]["top1"])
-
-
 def measure(model: Path, baseline: float, kind: str, share: float, work: Path) -> Row:
     """Transforms and scores."""
     options, calibrated = KINDS[kind]
@@ -90,7 +94,7 @@ def measure(model: Path, baseline: float, kind: str, share: float, work: Path) -
         command=f"optc transform {model.name} {' '.join(steps)}"
         + (" --calib calib.npz" if calibrated else ""),
         baseline=baseline,
-        top1=score(output, work),
+        top1=score(output, work / "eval.npz"),
         macs=after["macs"] / before["macs"],
         parameters=after["parameters"] / before["parameters"],
     )
@@ -147,7 +151,7 @@ def main(source: str | None, work: Path | None, out: Path) -> None:
         return
     torch.set_num_threads(1)
     model = prepare(mnist(source), work)
-    baseline = score(model, work)
+    baseline = score(model, work / "eval.npz")
     rows = [measure(model, baseline, kind, share, work) for kind in KINDS for share in SHARES]
     write(rows, {**machine(), "torch": torch.__version__}, out)
 

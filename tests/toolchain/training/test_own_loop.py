@@ -8,6 +8,7 @@ from torch import nn
 
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 from tests.toolchain.training import tiny
+from toolchain.model_io import save_model
 from toolchain.training.decomposed_conv import DecomposeConfig, decompose
 from toolchain.training.export import exported
 from toolchain.training.hooks import Penalty
@@ -37,7 +38,7 @@ def test_the_methods_work_in_a_loop_of_ones_own(tmp_path) -> None:
     assert top1(model, tiny.data(200, seed=1))["top1"] > 70
     assert (model[3].coefficients == 0).float().mean() > 0.3
     path = tmp_path / "small.onnx"
-    onnx_ir.save(exported(model, x), path)
+    save_model(exported(model, x), path)
     assert any(is_decomposed_conv(node) for node in onnx_ir.load(path).graph)
     [logits] = onnxruntime.InferenceSession(path).run(None, {"input": x.numpy()})
     np.testing.assert_allclose(logits, model(x).detach().numpy(), rtol=1e-3, atol=1e-4)
