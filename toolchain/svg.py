@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from toolchain.svg_labels import place_labels
 from toolchain.svg_scale import Axis, compact, short_labels
 
 WIDTH = 480
@@ -162,13 +163,18 @@ def scatter(
     for y, text in y_axis.ticks():
         parts += [_line(46, y, WIDTH - 24, y), _text(40, y + 3.5, text, "end")]
     parts += [_text(WIDTH - 24, SCATTER_HEIGHT - 5, x_label, "end"), _text(0, top - 10, y_label)]
+    places = [(x_axis.position(point.x), y_axis.position(point.y)) for point in points]
+    rest = iter(places)
     for index, cloud in enumerate(clouds):
-        parts.append(_cloud(cloud, x_axis, y_axis, _colour(index, len(clouds))))
+        own = [next(rest) for _ in cloud.points]
+        parts.append(_cloud(cloud, own, _colour(index, len(clouds))))
+    named = dict.fromkeys(zip(places, (point.label for point in points), strict=True))
+    for label, (_, text) in zip(place_labels(list(named), WIDTH), named, strict=True):
+        parts.append(_text(label.x, label.y, text, label.anchor))
     return _svg(title, SCATTER_HEIGHT, parts)
 
 
-def _cloud(cloud: Cloud, x_axis: Axis, y_axis: Axis, colour: str) -> str:
-    places = [(x_axis.position(point.x), y_axis.position(point.y)) for point in cloud.points]
+def _cloud(cloud: Cloud, places: Sequence[tuple[float, float]], colour: str) -> str:
     parts = []
     if cloud.line and len(places) > 1:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
@@ -179,9 +185,6 @@ def _cloud(cloud: Cloud, x_axis: Axis, y_axis: Axis, colour: str) -> str:
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="fill:{colour}">'
             f"<title>{tip}</title></circle>"
         )
-        # Labels in the right half grow to the left, so that none is cut off.
-        after = x < WIDTH * 0.6
-        parts.append(_text(x + (7 if after else -7), y - 6, point.label, "" if after else "end"))
     return "".join(parts)
 
 
