@@ -62,14 +62,18 @@ def channel_scores(
 
 
 def weight_energies(graph: ChannelGraph, smallest_rank: int = 1) -> Array:
-    """Share of the energy of all weights that have a channel, summed; (ids in all,) by root."""
+    """Share of the energy of all weights that have a channel, summed; (ids in all,) by root.
+
+    Constants that are infinite somewhere, such as masks, are no measure and left out.
+    """
     roots = graph.roots()
     total = np.zeros(len(roots))
     for (value, axis), ids in graph.slices.items():
         tensor = value.const_value
         if tensor is not None and tensor.size > 1 and len(tensor.shape) >= smallest_rank:
-            energy = line_energy(np.asarray(tensor.numpy(), np.float64), axis)
-            np.add.at(total, roots[ids], energy)
+            array = np.asarray(tensor.numpy(), np.float64)
+            if np.isfinite(array).all():
+                np.add.at(total, roots[ids], line_energy(array, axis))
     return total
 
 

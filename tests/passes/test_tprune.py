@@ -204,6 +204,21 @@ def test_neurons_go_with_the_gate():
     assert shape(pruned, "0down.weight") == (6, WIDTH)
 
 
+def test_infinite_masks_do_not_say_which_channels_matter():
+    def block(net, x, i, floor):
+        up = linear(net, x, WIDTH, 24, "0up")
+        if floor:
+            up = net.op("Max", up, net.constant(np.full(24, -np.inf, np.float32), "floor"))
+        return net.op("Add", x, linear(net, net.op("Tanh", up), 24, WIDTH, "0down"))
+
+    config = TpruneConfig(density=0.5, multiple=1)
+    plain, masked = (
+        masked_and_pruned(single(block, floor=floor), config)[1] for floor in (False, True)
+    )
+    assert shape(masked, "floor") == (12,)
+    assert difference(plain, masked) == 0
+
+
 def test_widths_stay_multiples():
     _, pruned, _ = masked_and_pruned(single(feed), TpruneConfig(density=0.4, multiple=8))
     assert shape(pruned, "0up.weight") == (WIDTH, 16)
