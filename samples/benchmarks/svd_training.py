@@ -49,6 +49,7 @@ def main() -> None:
 @click.option("--images", default=50_000, help="Of an epoch: the first so many.")
 @click.option("--distill", default=0.0, help="Share of the loss: nearness to the dense model.")
 @click.option("--strength", default=1.0, help="Factor of the regularisers' strengths.")
+@click.option("--lr", default=0.01, help="Learning rate of the short recipe.")
 @click.option("--threads", default=1, help="Of torch.")
 def train(
     source: Path,
@@ -166,7 +167,8 @@ def described(settings: dict[str, object]) -> str:
         return "paper"
     text = f"{settings['epochs']} epochs of {settings['images']}"
     text += f", distilled {settings['distill']:g}" if settings["distill"] else ""
-    return text + (f", λ_s × {settings['strength']:g}" if settings["strength"] != 1 else "")
+    text += f", λ_s × {settings['strength']:g}" if settings["strength"] != 1 else ""
+    return text + (f", lr {settings['lr']:g}" if settings["lr"] != 0.01 else "")
 
 
 def curves(rows: Sequence[Row]) -> str:
@@ -192,7 +194,7 @@ def note(known: dict[str, str]) -> str:
         f"{known['onnxruntime']}. All methods of a table start from the same trained weights and "
         "train for the same number of epochs in all, half of them at full rank apart from plain "
         "SVD and optc svd, which fine-tune all the while, the latter what the pass `svd` has split "
-        "by 512 images; SGD, learning rate 0.01 (constant at full rank, "
+        "by 512 images; SGD, learning rate 0.01 unless it says so (constant at full rank, "
         "cosine afterwards), bfloat16, lossy training images, seed 0. Top-1 of the exported file "
         "by onnxruntime on the 10,000 exact CIFAR-10 test images, after the last epoch, never the "
         "best one. *e*: share of σ² that the cut takes from every layer. *residual*: the largest "

@@ -69,6 +69,7 @@ class Settings:
         images: of an epoch: the first so many.
         distill: share of the loss that compares with the dense model.
         strength: factor of λ_s.
+        lr: learning rate of the short recipe.
     """
 
     recipe: str = "short"
@@ -76,6 +77,7 @@ class Settings:
     images: int = 50_000
     distill: float = 0.0
     strength: float = 1.0
+    lr: float = 0.01
 
     @property
     def phases(self) -> tuple[TrainConfig, TrainConfig]:
@@ -84,7 +86,7 @@ class Settings:
             adam = TrainConfig(epochs=164, optimizer="adam", lr=1e-3, schedule="step")
             return adam, adam
         first = self.epochs // 2
-        common = TrainConfig(epochs=first, lr=0.01, weight_decay=1e-4, precision="bfloat16")
+        common = TrainConfig(epochs=first, lr=self.lr, weight_decay=1e-4, precision="bfloat16")
         return replace(common, schedule="constant"), replace(common, epochs=self.epochs - first)
 
     @property
