@@ -6,8 +6,9 @@
         --run shs=samples/recipes/translation_shs --source DIR --work WORK
     python -m samples.benchmarks.translation time --source DIR --work WORK
 
-`quality` makes the ONNX files of every run in WORK and translates test_2016_flickr with them;
-`time` measures them beside each other. BLEU is sacreBLEU of raw text.
+`quality` makes the ONNX files of every run in WORK, with those pieces in the decoder's table that
+German training sentences have, and translates test_2016_flickr with them; `time` measures them
+beside each other. BLEU is sacreBLEU of raw text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -209,10 +210,11 @@ def quality(runs: tuple[str, ...], source: Path, work: Path, out: Path) -> None:
     methods = {method: Path(folder) for method, _, folder in (run.partition("=") for run in runs)}
     rows = [Row(**row) for row in stored(NAME, out)[0] if row["method"] not in methods]
     tokenizer, pairs = _tokenizer(source), read_pairs(source, "test_2016_flickr")
+    german = read_pairs(source, "train")[1]
+    targets = {piece for text in german for piece in tokenizer.encode(text)}
     for method, folder in methods.items():
-        rows += [
-            measure_quality(form, tokenizer, pairs) for form in make_forms(method, folder, work)
-        ]
+        forms = make_forms(method, folder, work, targets)
+        rows += [measure_quality(form, tokenizer, pairs) for form in forms]
         write(rows, machine(), out)
 
 

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,13 @@ import onnx
 import onnx_ir as ir
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from samples.multi30k import PIECES
 from samples.networks.transformer import Transformer
 from samples.networks.translation_files import export_translation
 from samples.translation import DECODER, ENCODER
 from toolchain.training.checkpoint import load_state
 
 FILES = (ENCODER, DECODER)
+TABLES = ("embedding", "positions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,21 @@ class Form:
         return sum(_count(ir.load(self.folder / name)) for name in FILES)
 
 
-def make_forms(method: str, run: Path, work: Path) -> Iterator[Form]:
-    """Exports, compacts and quantises what a folder of `optc train` holds."""
+def make_forms(method: str, run: Path, work: Path, targets: Iterable[int]) -> Iterator[Form]:
+    """Exports, compacts and quantises what a folder of `optc train` holds.
+
+    Args:
+        method: how the run was trained.
+        run: its folder.
+        work: gets a folder for each form.
+        targets: pieces that a translation may have.
+    """
     model = load_run(run)
     dense = Form(method=method, bits=32, folder=work / method)
     small = Form(method=method, bits=8, folder=work / f"{method}.int8")
     for form in (dense, small):
         form.folder.mkdir(parents=True, exist_ok=True)
-    export_translation(model, dense.folder)
+    export_translation(model, dense.folder, targets)
     if "prune-lines" in (run / "recipe.json").read_text():
         compact(dense.folder)
     for name in FILES:
@@ -92,13 +99,11 @@ def _optc(*arguments: str | Path) -> None:
 
 
 def _count(model: ir.Model) -> int:
-    """Elements of floating-point or 8-bit initializers, those with a size per token left out."""
-    total = 0
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        kinds = (ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8)
-        if tensor is None or tensor.dtype not in kinds or PIECES in tensor.shape:
-            continue
-        if not (value.name or "").endswith("positions"):
-            total += tensor.size
-    return total
+    """Elements of floating-point or 8-bit initializers, tables of tokens and positions left out."""
+    kinds = (ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8)
+    return sum(
+        value.const_value.size
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and value.const_value.dtype in kinds
+        if not any(table in name for table in TABLES)
+    )

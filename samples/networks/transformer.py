@@ -27,7 +27,11 @@ Cache = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Multi-head attention with separate projections."""
+    """Multi-head attention with separate projections.
+
+    Takes tokens (N, T, width), or one token of each sentence, (N, width): with fewer axes there is
+    less to transpose, and biases are part of the products.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -40,26 +44,33 @@ class Attention(nn.Module):
         self.heads, self.scale = heads, (width // heads) ** -0.5
 
     def keys_values(self, x: Tensor) -> Cache:
-        """(N, T, width) → keys and values, each (N, heads, T, width / heads)."""
+        """Tokens → keys and values, each (N, heads, T, width / heads)."""
         return self._split(self.key(x)), self._split(self.value(x))
 
     def forward(self, x: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
         """softmax(Q·Kᵀ / √(width / heads) + mask)·V, joined and projected.
 
         Args:
-            x: what asks, (N, T, width).
+            x: tokens that ask.
             cache: what is read, of S tokens.
             mask: added to the scores, broadcasts to (N, heads, T, S).
         """
         keys, values = cache
         scores = self._split(self.query(x)) @ keys.transpose(2, 3) * self.scale  # (N, heads, T, S)
         weights = (scores if mask is None else scores + mask).softmax(-1)
-        mixed: Tensor = self.output((weights @ values).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.output(self._join(weights @ values, x))
         return mixed
 
     def _split(self, x: Tensor) -> Tensor:
-        N, T, width = x.shape
-        return x.reshape(N, T, self.heads, width // self.heads).transpose(1, 2)
+        """Tokens → (N, heads, T, width / heads)."""
+        d = x.shape[-1] // self.heads
+        if x.ndim == 2:
+            return x.reshape(-1, self.heads, 1, d)
+        return x.reshape(*x.shape[:2], self.heads, d).transpose(1, 2)
+
+    def _join(self, x: Tensor, like: Tensor) -> Tensor:
+        """(N, heads, T, width / heads) → tokens with the axes of others."""
+        return x.flatten(1) if like.ndim == 2 else x.transpose(1, 2).flatten(2)
 
 
 class FeedForward(nn.Module):
@@ -116,14 +127,14 @@ class DecoderLayer(nn.Module):
         """One layer for T more tokens.
 
         Args:
-            x: (N, T, width).
+            x: (N, T, width), or (N, width) for one.
             past: keys and values of the tokens before.
             source: those of the source sentence.
             causal: added to the scores of self-attention.
             padding: added to the scores of the source.
 
         Returns:
-            The result, (N, T, width), and keys and values with those of the new tokens.
+            The result, of the shape of x, and keys and values with those of the new tokens.
         """
         y = self.norm1(x)
         keys, values = self.attention.keys_values(y)
@@ -213,12 +224,12 @@ class Transformer(nn.Module):
         Returns:
             (N, tokens), and keys and values with those of the token.
         """
-        x = self._embed(self.target_embedding, token, pasts[0][0].shape[2])
+        x = self._embed(self.target_embedding, token, pasts[0][0].shape[2])[:, 0]  # (N, width)
         caches = []
         for layer, source, past in zip(self.decoder, sources, pasts, strict=True):
             x, cache = layer(x, past, source, None, padding)
             caches.append(cache)
-        return self._scores(x[:, 0]), caches
+        return self._scores(x), caches
 
     def _embed(self, table: nn.Embedding, ids: Tensor, start: int) -> Tensor:
         x = table(ids) * table.embedding_dim**0.5

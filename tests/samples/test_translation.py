@@ -123,6 +123,19 @@ def test_files_do_what_torch_does(trained, files, data, which) -> None:
         assert search(ours, source, beam) == search(theirs, source, beam)
 
 
+def test_pieces_that_are_no_targets_score_nothing(data, tmp_path) -> None:
+    torch.manual_seed(1)
+    model = Transformer(PIECES, width=16, heads=2, inner=8, encoders=1, decoders=1).eval()
+    others = [5, 9, PIECES - 1]
+    export_translation(model, tmp_path, [n for n in range(3, PIECES) if n not in others])
+    source = next(iter(data.test(7)))[0].numpy()
+    tokens = np.random.default_rng(0).choice([0, 1, 2, 3, 6, PIECES - 2], (4, len(source)))
+    scores = step_scores(OnnxTranslator(tmp_path), source, tokens)
+    expected = step_scores(TorchTranslator(model), source, tokens)
+    expected[:, :, others] = -np.inf
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_both_files_lose_the_same_lines(files) -> None:
     masked, small = (
         [ir.load(folder / name).graph for name in ("encoder.onnx", "decoder.onnx")]
