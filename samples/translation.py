@@ -31,7 +31,7 @@ class Translator(Protocol):
         ...
 
     def step(self, tokens: Ids, state: State) -> tuple[Array, State]:
-        """Scores (N, tokens in all) of what follows the latest tokens (N,)."""
+        """Scores (N, tokens that may follow) of what follows the latest tokens (N,)."""
         ...
 
     def select(self, state: State, rows: Ids) -> State:
@@ -44,11 +44,14 @@ class Tokenizer:
 
     Args:
         model: of sentencepiece, serialised.
+        order: its pieces by id, all of them; as the model has them if None.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, order: Sequence[int] | None = None) -> None:
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._pieces = list(range(len(self)) if order is None else order)
+        self._ids = {piece: number for number, piece in enumerate(self._pieces)}
 
     def __len__(self) -> int:
         """Pieces in all."""
@@ -56,11 +59,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids, without `BEGIN` and `END`."""
-        return list(self._processor.encode(text))
+        return [self._ids[piece] for piece in self._processor.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text."""
-        return str(self._processor.decode(list(ids)))
+        return str(self._processor.decode([self._pieces[number] for number in ids]))
 
 
 def translate(

@@ -6,7 +6,7 @@
         --run shs=samples/recipes/translation_shs --source DIR --work WORK
     python -m samples.benchmarks.translation time --source DIR --work WORK
 
-`quality` makes the ONNX files of every run in WORK, with those pieces in the decoder's table that
+`quality` makes the ONNX files of every run in WORK, whose decoders score those pieces only that
 German training sentences have, and translates test_2016_flickr with them; `time` measures them
 beside each other. BLEU is sacreBLEU of raw text.
 """
@@ -22,6 +22,7 @@ import sacrebleu
 from samples.benchmarks.results import RESULTS, machine, publish, store, stored, table
 from samples.benchmarks.translation_forms import Form, make_forms
 from samples.multi30k import PIECES, read_pairs, train_tokenizer
+from samples.networks.vocabulary import Vocabulary, targets_first
 from samples.onnx_translator import OnnxTranslator
 from samples.translation import Tokenizer, translate
 from toolchain.bench import BenchConfig, Run, measure
@@ -183,9 +184,12 @@ def _curve(rows: Sequence[Row]) -> str:
     )
 
 
-def _tokenizer(source: Path) -> Tokenizer:
+def _vocabulary(source: Path) -> tuple[Tokenizer, Vocabulary]:
+    """Of the files, and how it differs from that of training."""
     english, german = read_pairs(source, "train")
-    return train_tokenizer([*english, *german], PIECES)
+    trained = train_tokenizer([*english, *german], PIECES)
+    vocabulary = targets_first(trained, german)
+    return Tokenizer(trained.model, vocabulary.order), vocabulary
 
 
 @click.group()
@@ -209,11 +213,10 @@ def quality(runs: tuple[str, ...], source: Path, work: Path, out: Path) -> None:
     """Makes and scores the files of runs; rows of others that are stored stay."""
     methods = {method: Path(folder) for method, _, folder in (run.partition("=") for run in runs)}
     rows = [Row(**row) for row in stored(NAME, out)[0] if row["method"] not in methods]
-    tokenizer, pairs = _tokenizer(source), read_pairs(source, "test_2016_flickr")
-    german = read_pairs(source, "train")[1]
-    targets = {piece for text in german for piece in tokenizer.encode(text)}
+    pairs = read_pairs(source, "test_2016_flickr")
+    tokenizer, vocabulary = _vocabulary(source)
     for method, folder in methods.items():
-        forms = make_forms(method, folder, work, targets)
+        forms = make_forms(method, folder, work, vocabulary)
         rows += [measure_quality(form, tokenizer, pairs) for form in forms]
         write(rows, machine(), out)
 
@@ -235,7 +238,7 @@ def time(rounds: int, source: Path, work: Path, out: Path) -> None:
         for row in rows
     ]
     sentences = read_pairs(source, "test_2016_flickr")[0][:TIMED]
-    tokenizer = _tokenizer(source)
+    tokenizer, _ = _vocabulary(source)
     found: list[dict[str, float]] = [{} for _ in rows]
     for threads in THREADS:
         several = time_forms(forms, tokenizer, sentences, threads, rounds)

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from samples.networks.transformer import Transformer
 from samples.networks.translation_files import export_translation
+from samples.networks.vocabulary import Vocabulary, with_vocabulary
 from samples.translation import DECODER, ENCODER
 from toolchain.training.checkpoint import load_state
 
@@ -50,21 +51,21 @@ class Form:
         return sum(_count(ir.load(self.folder / name)) for name in FILES)
 
 
-def make_forms(method: str, run: Path, work: Path, targets: Iterable[int]) -> Iterator[Form]:
+def make_forms(method: str, run: Path, work: Path, vocabulary: Vocabulary) -> Iterator[Form]:
     """Exports, compacts and quantises what a folder of `optc train` holds.
 
     Args:
         method: how the run was trained.
         run: its folder.
         work: gets a folder for each form.
-        targets: pieces that a translation may have.
+        vocabulary: of the files.
     """
-    model = load_run(run)
+    model = with_vocabulary(load_run(run), vocabulary)
     dense = Form(method=method, bits=32, folder=work / method)
     small = Form(method=method, bits=8, folder=work / f"{method}.int8")
     for form in (dense, small):
         form.folder.mkdir(parents=True, exist_ok=True)
-    export_translation(model, dense.folder, targets)
+    export_translation(model, dense.folder)
     if "prune-lines" in (run / "recipe.json").read_text():
         compact(dense.folder)
     for name in FILES:

@@ -13,16 +13,14 @@ keys and values may have different widths, and other ones in each layer, but a c
 decoder has the width of the encoder's output of that name, and `past` that of `present`.
 """
 
-import copy
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from samples.networks.transformer import Cache, Transformer, padding_mask
-from samples.translation import BEGIN, DECODER, ENCODER, END, PAD
+from samples.translation import DECODER, ENCODER
 from toolchain.model_io import save_model
 from toolchain.torch_export import InputShape, export
 
@@ -40,24 +38,11 @@ class EncoderFile(nn.Module):
 
 
 class DecoderFile(nn.Module):
-    """What runs once for a token.
+    """What runs once for a token."""
 
-    Args:
-        model: whose decoder runs.
-        targets: pieces that a translation may have; the table of the decoder, which scores them
-            all, keeps their rows only, and other pieces score −∞.
-    """
-
-    def __init__(self, model: Transformer, targets: Sequence[int]) -> None:
+    def __init__(self, model: Transformer) -> None:
         super().__init__()
-        table = model.target_embedding.weight.detach()
-        self.model = copy.deepcopy(model)
-        rows = table[list(targets)]
-        self.model.target_embedding = nn.Embedding(len(targets), rows.shape[1], _weight=rows)
-        places = torch.full((len(table),), len(targets))  # row of a piece, the one after the last
-        places[list(targets)] = torch.arange(len(targets))
-        self.register_buffer("places", places)
-        self.places: Tensor
+        self.model = model
 
     def forward(self, token: Tensor, mask: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """Scores (N, tokens), and the keys and values with those of the token.
@@ -69,9 +54,8 @@ class DecoderFile(nn.Module):
         """
         half = len(caches) // 2
         sources, pasts = _pairs(caches[:half]), _pairs(caches[half:])
-        scores, presents = self.model.step(self.places[token], mask, sources, pasts)
-        padded = nn.functional.pad(scores, (0, 1), value=-math.inf)  # the last for all others
-        return (padded[:, self.places], *_flat(presents))
+        scores, presents = self.model.step(token, mask, sources, pasts)
+        return (scores, *_flat(presents))
 
 
 def cache_names(kind: str, layers: int) -> list[str]:
@@ -79,15 +63,8 @@ def cache_names(kind: str, layers: int) -> list[str]:
     return [f"{kind}.{layer}.{what}" for layer in range(layers) for what in ("key", "value")]
 
 
-def export_translation(
-    model: Transformer, folder: Path, targets: Iterable[int] | None = None
-) -> None:
+def export_translation(model: Transformer, folder: Path) -> None:
     """Writes ``encoder.onnx`` and ``decoder.onnx``.
-
-    Args:
-        model: put into eval mode.
-        folder: of the files.
-        targets: pieces that a translation may have, all if None.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -103,10 +80,8 @@ def export_translation(
     ]
     model.eval()
     encoder = export(EncoderFile(model), [source], ["mask", *cache_names("cross", layers)])
-    chosen = range(model.target_embedding.num_embeddings) if targets is None else targets
-    decoder_file = DecoderFile(model, sorted({PAD, BEGIN, END, *chosen}))
     decoder = export(
-        decoder_file, [token, mask, *caches], ["scores", *cache_names("present", layers)]
+        DecoderFile(model), [token, mask, *caches], ["scores", *cache_names("present", layers)]
     )
     save_model(encoder, folder / ENCODER)
     save_model(decoder, folder / DECODER)

@@ -13,12 +13,13 @@ for package in ("sentencepiece", "sacrebleu"):
 
 import onnx_ir as ir  # noqa: E402
 
-from samples.multi30k import multi30k, translation_data  # noqa: E402
+from samples.multi30k import multi30k, train_tokenizer, translation_data  # noqa: E402
 from samples.networks.transformer import PAD, Transformer, padding_mask  # noqa: E402
 from samples.networks.translation_files import export_translation  # noqa: E402
+from samples.networks.vocabulary import targets_first, with_vocabulary  # noqa: E402
 from samples.onnx_translator import OnnxTranslator  # noqa: E402
 from samples.torch_translator import TorchTranslator  # noqa: E402
-from samples.translation import BEGIN, END, search  # noqa: E402
+from samples.translation import BEGIN, END, Tokenizer, search, translate  # noqa: E402
 from toolchain.cli import run as optc  # noqa: E402
 from toolchain.errors import UnreadableError  # noqa: E402
 from toolchain.training.line_pruning import (  # noqa: E402
@@ -123,17 +124,18 @@ def test_files_do_what_torch_does(trained, files, data, which) -> None:
         assert search(ours, source, beam) == search(theirs, source, beam)
 
 
-def test_pieces_that_are_no_targets_score_nothing(data, tmp_path) -> None:
-    torch.manual_seed(1)
-    model = Transformer(PIECES, width=16, heads=2, inner=8, encoders=1, decoders=1).eval()
-    others = [5, 9, PIECES - 1]
-    export_translation(model, tmp_path, [n for n in range(3, PIECES) if n not in others])
-    source = next(iter(data.test(7)))[0].numpy()
-    tokens = np.random.default_rng(0).choice([0, 1, 2, 3, 6, PIECES - 2], (4, len(source)))
-    scores = step_scores(OnnxTranslator(tmp_path), source, tokens)
-    expected = step_scores(TorchTranslator(model), source, tokens)
-    expected[:, :, others] = -np.inf
-    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+def test_targets_come_first_and_translations_stay(trained, data) -> None:
+    english, german = pairs(400, 0)
+    tokenizer = train_tokenizer([*english, *german], PIECES)
+    vocabulary = targets_first(tokenizer, german)
+    assert vocabulary.order[:3] == (PAD, BEGIN, END) and 8 < vocabulary.targets < PIECES
+    ordered = Tokenizer(tokenizer.model, vocabulary.order)
+    assert max(max(ordered.encode(text)) for text in german) < vocabulary.targets
+    model, sentences = trained[0].eval(), pairs(20, 2)[0]
+    small = with_vocabulary(model, vocabulary)
+    assert len(small.target_embedding.weight) == vocabulary.targets
+    found = translate(TorchTranslator(small), ordered, sentences)
+    assert found == translate(TorchTranslator(model), tokenizer, sentences)
 
 
 def test_both_files_lose_the_same_lines(files) -> None:
