@@ -32,9 +32,12 @@ NAME = "translation"
 BEAM = 4
 TIMED = 20
 """Sentences that are translated one after the other, one at a time."""
+MANY, BATCH = 200, 50
+"""Sentences that are translated so many at once."""
 SOURCE, PAST = 15, 8
 """Tokens of a typical source, and of half its translation."""
 THREADS = (1, 2)
+TIMES = ("encoder", "token", "sentence", "batched")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,28 +92,32 @@ def time_forms(
         timed_runs(OnnxTranslator(form.folder, threads), tokenizer, sentences) for form in forms
     ]
     found: list[dict[str, float]] = [{} for _ in forms]
-    for what in every[0]:
-        scale = len(sentences) if what == "sentence" else 1
-        config = BenchConfig(threads=threads, rounds=rounds if scale == 1 else max(5, rounds // 10))
-        runs = [each[what] for each in every]
+    for what, (_, count) in every[0].items():
+        config = BenchConfig(threads=threads, rounds=rounds if count == 1 else max(5, rounds // 10))
+        runs = [each[what][0] for each in every]
         times = measure(runs, [{}] * len(runs), config, lambda done, total, label: None)
         for result, each in zip(found, times, strict=True):
-            result[f"{what} {threads}"] = float(np.median(each)) / scale
+            result[f"{what} {threads}"] = float(np.median(each)) / count
     return found
 
 
 def timed_runs(
     translator: OnnxTranslator, tokenizer: Tokenizer, sentences: Sequence[str]
-) -> dict[str, Run]:
-    """What is timed, by name."""
+) -> dict[str, tuple[Run, int]]:
+    """What is timed and how many times it does what it is named after, by name."""
     source = np.random.default_rng(0).integers(4, len(tokenizer), (1, SOURCE))
     latest, state = source[:, 0], translator.start(source)
     for _ in range(PAST):
         _, state = translator.step(latest, state)
+    single = sentences[:TIMED]
     return {
-        "encoder": lambda feeds: translator.start(source),
-        "token": lambda feeds: translator.step(latest, state),
-        "sentence": lambda feeds: translate(translator, tokenizer, sentences, batch=1),
+        "encoder": (lambda feeds: translator.start(source), 1),
+        "token": (lambda feeds: translator.step(latest, state), 1),
+        "sentence": (lambda feeds: translate(translator, tokenizer, single, batch=1), len(single)),
+        "batched": (
+            lambda feeds: translate(translator, tokenizer, sentences, batch=BATCH),
+            len(sentences),
+        ),
     }
 
 
@@ -118,7 +125,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     """Writes all numbers as JSON, the table as Markdown and the curve as SVG."""
     store(NAME, rows, known, out)
     dense = {row.bits: row for row in rows if row.method == "dense"}
-    timed = [f"{what} {n}" for what in ("encoder", "token", "sentence") for n in THREADS]
+    timed = [f"{what} {n}" for what in TIMES for n in THREADS]
     headers = (
         "training",
         "bits",
@@ -127,7 +134,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
         "BLEU",
         f"beam {BEAM}",
         *timed,
-        "speed-up",
+        "speed-up, batched",
     )
     lines = [
         [
@@ -146,8 +153,9 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
         "Multi30k, English to German, test_2016_flickr, sacreBLEU of raw text; parameters without "
         "the tables of tokens and positions. Times are medians of alternating turns, in "
         f"milliseconds at 1 and 2 threads: encoder, {SOURCE} tokens; decoder step after {PAST} "
-        f"tokens; one sentence, greedy, of {TIMED}. Speed-up: sentence at 1 thread, against dense "
-        f"in 32 bits. Made by `python -m samples.benchmarks.translation` on {known['cpu']} "
+        f"tokens; one sentence, greedy, alone (of {TIMED}) and batched with {BATCH - 1} others (of "
+        f"{MANY}). Speed-up at 1 thread, alone and batched, against dense in 32 bits. Made by "
+        f"`python -m samples.benchmarks.translation` on {known['cpu']} "
         f"({known['isa']}, {known['cores']} cores), onnxruntime {known['onnxruntime']}. A row is a "
         "run of `samples/recipes/translation_NAME.yaml`, with one seed."
     )
@@ -160,10 +168,10 @@ def _milliseconds(row: Row, what: str) -> str:
 
 
 def _speedup(dense: Row | None, row: Row) -> str:
-    key = f"sentence {THREADS[0]}"
-    if dense is None or key not in dense.milliseconds or key not in row.milliseconds:
+    keys = [f"{what} {THREADS[0]}" for what in ("sentence", "batched")]
+    if dense is None or not all(key in each.milliseconds for key in keys for each in (dense, row)):
         return "–"
-    return f"{dense.milliseconds[key] / row.milliseconds[key]:.2f}"
+    return ", ".join(f"{dense.milliseconds[key] / row.milliseconds[key]:.2f}" for key in keys)
 
 
 def _curve(rows: Sequence[Row]) -> str:
@@ -237,7 +245,7 @@ def time(rounds: int, source: Path, work: Path, out: Path) -> None:
         )
         for row in rows
     ]
-    sentences = read_pairs(source, "test_2016_flickr")[0][:TIMED]
+    sentences = read_pairs(source, "test_2016_flickr")[0][:MANY]
     tokenizer, _ = _vocabulary(source)
     found: list[dict[str, float]] = [{} for _ in rows]
     for threads in THREADS:
