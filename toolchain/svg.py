@@ -169,7 +169,7 @@ def scatter(
         own = [next(rest) for _ in cloud.points]
         parts.append(_cloud(cloud, own, _colour(index, len(clouds))))
     named = dict.fromkeys(zip(places, (point.label for point in points), strict=True))
-    for label, (_, text) in zip(place_labels(list(named), WIDTH), named, strict=True):
+    for label, (_, text) in zip(place_labels(list(named), 46, WIDTH), named, strict=True):
         parts.append(_text(label.x, label.y, text, label.anchor))
     return _svg(title, SCATTER_HEIGHT, parts)
 

@@ -38,12 +38,13 @@ class Label:
     box: Box
 
 
-def place_labels(named: Sequence[tuple[Place, str]], right: float) -> list[Label]:
+def place_labels(named: Sequence[tuple[Place, str]], left: float, right: float) -> list[Label]:
     """A place for each label, one after the other, where it covers least of what there is.
 
     Args:
         named: points and their texts.
-        right: end of the drawing, beyond which a label costs its whole width.
+        left: where the axis with its numbers ends.
+        right: end of the drawing; a label that ends beyond it, or left of the axis, costs most.
     """
     taken = [Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for (x, y), _ in named]
     labels = []
@@ -51,7 +52,7 @@ def place_labels(named: Sequence[tuple[Place, str]], right: float) -> list[Label
 
         def cost(label: Label) -> float:
             box = label.box
-            outside = max(box.right - right, 0.0) + max(-box.left, 0.0)
+            outside = max(box.right - right, 0.0) + max(left - box.left, 0.0)
             return sum(box.overlap(other) for other in taken) + 1e3 * outside
 
         best = min(_candidates(place, CHARACTER * len(text)), key=cost)  # the first of equals

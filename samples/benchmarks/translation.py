@@ -24,7 +24,7 @@ from samples.benchmarks.translation_forms import Form, make_forms
 from samples.multi30k import PIECES, read_pairs, train_tokenizer
 from samples.networks.vocabulary import Vocabulary, targets_first
 from samples.onnx_translator import OnnxTranslator
-from samples.translation import Tokenizer, translate
+from samples.translation import BEGIN, Tokenizer, translate
 from toolchain.bench import BenchConfig, Run, measure
 from toolchain.svg import Cloud, Point, scatter
 
@@ -106,7 +106,7 @@ def timed_runs(
 ) -> dict[str, tuple[Run, int]]:
     """What is timed and how many times it does what it is named after, by name."""
     source = np.random.default_rng(0).integers(4, len(tokenizer), (1, SOURCE))
-    latest, state = source[:, 0], translator.start(source)
+    latest, state = np.full(1, BEGIN), translator.start(source)
     for _ in range(PAST):
         _, state = translator.step(latest, state)
     single = sentences[:TIMED]
@@ -123,6 +123,7 @@ def timed_runs(
 
 def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     """Writes all numbers as JSON, the table as Markdown and the curve as SVG."""
+    rows = sorted(rows, key=lambda row: (-round(row.parameters / 1e5), row.method, -row.bits))
     store(NAME, rows, known, out)
     dense = {row.bits: row for row in rows if row.method == "dense"}
     timed = [f"{what} {n}" for what in TIMES for n in THREADS]
@@ -134,7 +135,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
         "BLEU",
         f"beam {BEAM}",
         *timed,
-        "speed-up, batched",
+        "speed-up alone, batched",
     )
     lines = [
         [
@@ -175,14 +176,14 @@ def _speedup(dense: Row | None, row: Row) -> str:
 
 
 def _curve(rows: Sequence[Row]) -> str:
-    methods = dict.fromkeys(row.method.partition("-")[0] for row in rows)
+    methods = dict.fromkeys(_family(row.method) for row in rows)
     clouds = [
         Cloud(
             name=method,
             points=[
                 Point(x=row.parameters / 1e6, y=row.greedy, label=f"{row.bits} bits")
                 for row in rows
-                if row.method.partition("-")[0] == method
+                if _family(row.method) == method
             ],
         )
         for method in methods
@@ -198,6 +199,11 @@ def _vocabulary(source: Path) -> tuple[Tokenizer, Vocabulary]:
     trained = train_tokenizer([*english, *german], PIECES)
     vocabulary = targets_first(trained, german)
     return Tokenizer(trained.model, vocabulary.order), vocabulary
+
+
+def _family(method: str) -> str:
+    """Without its size: "shs" for "shs-28"."""
+    return method.rstrip("-0123456789")
 
 
 @click.group()
