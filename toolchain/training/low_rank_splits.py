@@ -18,6 +18,7 @@ from torch import nn
 from passes.cleanup import prepare
 from passes.framework import ConfigError
 from passes.linear import LinearLayer, read_layers
+from passes.mathematics import separable
 from runtimes.external_data import read_array
 from toolchain.training.low_rank import Form, LowRank, replace_module
 
@@ -82,14 +83,14 @@ def _take(
     assert isinstance(module, nn.Conv2d | nn.Linear)
     weight = module.weight.detach().cpu().double().numpy()
     scale = _row_scales(dense.read(), weight.reshape(len(weight), -1))
-    product, form, rank = _multiplied(*factors)
-    product = product / scale.reshape(-1, *[1] * (weight.ndim - 1))
+    U, V, form = _read(*factors)
+    rows = separable.product(U, V) / scale[:, None]  # (K, D)
     with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(product))
+        module.weight.copy_(torch.from_numpy(rows.reshape(weight.shape)))
         if bias is not None and module.bias is not None and np.allclose(scale, 1):
             module.bias.copy_(torch.from_numpy(bias))
     low_rank = LowRank(module, form)
-    low_rank.keep(torch.arange(rank))
+    low_rank.keep(torch.arange(len(V)))
     replace_module(model, name, low_rank)
 
 
@@ -101,11 +102,9 @@ def _row_scales(folded: Array, rows: Array) -> Array:
     return scales
 
 
-def _multiplied(first: Array, second: Array) -> tuple[Array, Form, int]:
-    """The weight that both factors make, its form and rank; layouts as of `passes.split.store`."""
+def _read(first: Array, second: Array) -> tuple[Array, Array, Form]:
+    """U (K, r, S), V (r, ·) and their form from the layouts of `passes.split.store`."""
     if first.ndim == 2:
-        return (first @ second).T, "channel", len(second)
-    if second.shape[3] == 1:
-        return np.einsum("kr,rcij->kcij", second[:, :, 0, 0], first), "channel", len(first)
-    product = np.einsum("krj,rci->kcij", second[:, :, 0], first[:, :, :, 0])
-    return product, "spatial", len(first)
+        return second.T[:, :, None], first.T, "channel"
+    U = second[:, :, 0]  # (K, r, S); S = 1 in the channel form
+    return U, first.reshape(len(first), -1), "channel" if U.shape[2] == 1 else "spatial"
