@@ -136,13 +136,14 @@ class Bench:
             return Row(**read_json(folder / ROW))
         sparse, finetune = self.settings.phases
         model, batches, seconds = self.network(), data.train(self.settings.batch), 0.0
+        full = dense = self._once("dense", self.work / self.name, model, data)
         if METHODS[method].start == "full":
             factorize(model, LowRankConfig(form=self.form))
             hooks = METHODS[method].hooks(self._strengths(), self.settings.strength)
             seconds = self._train(model, batches, sparse, hooks, self.folder(method))
+            full = self._once("full", self.folder(method), model, data)
         else:
             finetune = replace(finetune, epochs=sparse.epochs + finetune.epochs)
-        full = self._once("full", self.folder(method), model, data)
         energy, residual = self._cut(model, method, share)
         macs = report_ranks(model, self.sample).macs
         estimate_batchnorm(model, batches, STATISTICS_BATCHES)
@@ -150,22 +151,22 @@ class Bench:
         kept = (Orthogonality(strength=METHODS[method].orthogonality),)
         seconds += self._train(model, batches, finetune, kept, folder)
         file = self._export(model, folder)
-        cost, dense = model_cost(load_model(file)), model_cost(load_model(self.path))
-        assert cost.macs == macs and dense.macs
+        cost, whole = model_cost(load_model(file)), model_cost(load_model(self.path))
+        assert cost.macs == macs and whole.macs
         row = Row(
             model=self.name,
             form=self.form,
             method=method,
             share=share,
             settings=asdict(self.settings),
-            dense=self._once("dense", self.work / self.name, self.network(), data),
+            dense=dense,
             full=full,
             energy=energy,
             cut=cut,
             top1=score(model, data),
             exported=score_exported(load_model(file), data.test(500)),
-            macs=cost.macs / dense.macs,
-            parameters=cost.parameters / dense.parameters,
+            macs=cost.macs / whole.macs,
+            parameters=cost.parameters / whole.parameters,
             nbytes=file.stat().st_size,
             residual=residual,
             seconds=seconds,
