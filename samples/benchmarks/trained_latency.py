@@ -24,6 +24,7 @@ from samples.benchmarks.results import (
     make_data,
     optc,
     publish,
+    score,
     store,
     stored,
     table,
@@ -75,10 +76,7 @@ def measure(
     for path in [] if trained is None else sorted(trained.glob(f"{network}_*.onnx")):
         form = f"escalate with training, {path.stem.removeprefix(f'{network}_')}"
         forms[form] = path
-    scores = {
-        form: optc("eval", path, "--data", work / "eval_full.npz")[0]["top1"]
-        for form, path in forms.items()
-    }
+    scores = {form: score(path, work / "eval_full.npz") for form, path in forms.items()}
     timings = {
         threads: optc("bench", *forms.values(), "--threads", str(threads))[0]["models"]
         for threads in numbers
@@ -87,7 +85,7 @@ def measure(
         Row(
             network=network,
             form=form,
-            top1=100 * scores[form],
+            top1=scores[form],
             nbytes=path.stat().st_size,
             milliseconds={str(n): timings[n][index]["median_ms"] for n in numbers},
             speedup={str(n): timings[n][index]["speedup"] for n in numbers},
