@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from toolchain.svg_labels import place_labels
+from toolchain.svg_labels import Place, place_labels
 from toolchain.svg_scale import Axis, compact, short_labels
 
 WIDTH = 480
@@ -163,18 +163,17 @@ def scatter(
     for y, text in y_axis.ticks():
         parts += [_line(46, y, WIDTH - 24, y), _text(40, y + 3.5, text, "end")]
     parts += [_text(WIDTH - 24, SCATTER_HEIGHT - 5, x_label, "end"), _text(0, top - 10, y_label)]
-    places = [(x_axis.position(point.x), y_axis.position(point.y)) for point in points]
-    rest = iter(places)
+    named: dict[tuple[Place, str], None] = {}  # a label that two points share stands once
     for index, cloud in enumerate(clouds):
-        own = [next(rest) for _ in cloud.points]
-        parts.append(_cloud(cloud, own, _colour(index, len(clouds))))
-    named = dict.fromkeys(zip(places, (point.label for point in points), strict=True))
-    for label, (_, text) in zip(place_labels(list(named), 46, WIDTH), named, strict=True):
+        places = [(x_axis.position(each.x), y_axis.position(each.y)) for each in cloud.points]
+        parts.append(_cloud(cloud, places, _colour(index, len(clouds))))
+        named |= dict.fromkeys(zip(places, (each.label for each in cloud.points), strict=True))
+    for label, (_, text) in zip(place_labels(list(named), x_axis.low, WIDTH), named, strict=True):
         parts.append(_text(label.x, label.y, text, label.anchor))
     return _svg(title, SCATTER_HEIGHT, parts)
 
 
-def _cloud(cloud: Cloud, places: Sequence[tuple[float, float]], colour: str) -> str:
+def _cloud(cloud: Cloud, places: Sequence[Place], colour: str) -> str:
     parts = []
     if cloud.line and len(places) > 1:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
