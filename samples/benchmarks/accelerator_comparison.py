@@ -24,7 +24,7 @@ from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import Layer, Workload
 from runtimes.operators.decomposed_conv import DecomposedWeights
-from runtimes.operators.hybrid_conv import encode_symbols
+from runtimes.operators.symbols import encode_symbols
 from samples.benchmarks.random_networks import Structure, resnet18_cifar, vgg16_cifar
 from samples.benchmarks.results import RESULTS, publish, table
 from toolchain.commands.simulate import ablations

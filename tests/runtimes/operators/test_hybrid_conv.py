@@ -18,10 +18,7 @@ from runtimes.operators import DOMAIN, DOMAIN_VERSION
 from runtimes.operators.decomposed_conv import ConvGeometry, initializer, read_geometry
 from runtimes.operators.hybrid_conv import (
     HybridWeights,
-    PackedSymbols,
     QuantizedValue,
-    decode_symbols,
-    encode_symbols,
     make_node,
     read_scale,
     read_weights,
@@ -279,48 +276,6 @@ def test_only_two_stages_are_left_after_load(tmp_path: object) -> None:
     kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
     assert not {"ScatterND", "CumSum", "BitShift", "Gather"} & set(kinds)
     assert (kinds.count("Conv"), kinds.count("MatMul")) == (1, 1)
-
-
-@given(layers())
-def test_encoding_is_lossless(
-    layer: tuple[HybridWeights, ConvGeometry, NDArray[np.uint8]],
-) -> None:
-    symbols = layer[0].symbols
-    packed = encode_symbols(symbols)
-    np.testing.assert_array_equal(decode_symbols(packed, symbols.shape), symbols)
-
-
-def test_ternary_costs_a_bit_a_sign_and_positions_near_their_entropy() -> None:
-    weights = random_hybrid(np.random.default_rng(0), (64, 64, 5), (3, 3), density=0.1, bits=1)
-    packed = encode_symbols(weights.symbols)
-    assert packed.value_bits == 1
-    stored = np.count_nonzero(weights.symbols)
-    assert packed.values.size == -(-stored // 8)
-    entropy = -weights.symbols.size * (0.1 * np.log2(0.1) + 0.9 * np.log2(0.9)) / 8
-    assert packed.positions.size < 1.1 * entropy
-
-
-def test_full_ternary_pairs_take_the_pair_form() -> None:
-    rng = np.random.default_rng(0)
-    weights = random_hybrid(rng, (64, 64, 4), (3, 3), density=0.1, bits=1, pair=True)
-    packed = encode_symbols(weights.symbols)
-    assert (packed.value_bits, packed.block) == (1, 4)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"values": np.zeros(1, np.uint8)}, "bytes for"),
-        ({"value_bits": 3}, "value_bits is 3"),
-        ({"block": 2}, "block is 2"),
-        ({"positions": np.zeros(99, np.uint8)}, "outside"),
-    ],
-)
-def test_symbols_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
-    packed = encode_symbols(random_hybrid(np.random.default_rng(0), (4, 4, 3), (3, 3)).symbols)
-    broken: PackedSymbols = replace(packed, **change)
-    with pytest.raises(ValueError, match=message):
-        decode_symbols(broken, (4, 4, 3))
 
 
 @pytest.mark.parametrize(
