@@ -1,0 +1,238 @@
+"""ResNet-18 and VGG-16 (CIFAR shape) with random weights, in fp32, int8 and decomposed forms."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from runtimes.operators import DOMAIN, DOMAIN_VERSION
+from runtimes.operators.decomposed_conv import ConvGeometry, initializer
+from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, make_node
+from runtimes.operators.hybrid_conv_function import add_functions
+from samples.benchmarks.random_networks import VGG16
+
+RANK = 4
+CLASSES = 10
+ACTIVATION_SCALE = 0.04
+RESNET_WIDTHS = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How the 3×3 convolutions run: fp32, int8, pair or ternary, the latter two with a density."""
+
+    name: str
+    density: float = 1.0
+
+    def __str__(self) -> str:
+        """As a row of the table says it."""
+        return self.name if self.dense else f"{self.name} {self.density:.0%}"
+
+    @property
+    def dense(self) -> bool:
+        """Whether every convolution is an ordinary one."""
+        return self.name in ("fp32", "int8")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether activations are uint8."""
+        return self.name != "fp32"
+
+
+FORMS = (
+    Form(name="int8"),
+    Form(name="fp32"),
+    *(Form(name="pair", density=density) for density in (1.0, 0.5, 0.25, 0.1)),
+    *(Form(name="ternary", density=density) for density in (0.3, 0.07)),
+)
+
+
+class Network:
+    """Builds a network node by node. Between layers lie quantised values, except in fp32."""
+
+    def __init__(self, form: Form, seed: int = 0) -> None:
+        self.form = form
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[ir.Node] = []
+        self.initializers: list[ir.Value] = []
+        self.scale = self.constant("scale", np.array(ACTIVATION_SCALE, np.float32))
+        self.zero = self.constant("zero", np.array(0, np.uint8))
+
+    def build(self, body: "Callable[[Network, ir.Value], ir.Value]", image: int = 32) -> ir.Model:
+        """The model: input (N, 3, image, image), output (N, 10)."""
+        float32 = ir.TensorType(ir.DataType.FLOAT)
+        x = ir.Value(name="input", type=float32, shape=ir.Shape(["N", 3, image, image]))
+        features = self.dequantise(body(self, self.quantise(x)))
+        pooled = self.quantise(self.node("GlobalAveragePool", [features]))
+        flat = self.node("Flatten", [self.dequantise(pooled)])
+        logits = self.node("Gemm", [flat, *self.weights((CLASSES, 512))], {"transB": 1})
+        logits.type, logits.shape = float32, ir.Shape(["N", CLASSES])
+        graph = ir.Graph(
+            [x],
+            [logits],
+            nodes=self.nodes,
+            initializers=self.initializers,
+            opset_imports={"": 17, DOMAIN: DOMAIN_VERSION},
+            name="network",
+        )
+        model = ir.Model(graph, ir_version=8)
+        add_functions(model, [node.op_type for node in self.nodes if node.domain == DOMAIN])
+        return model
+
+    def conv3x3(
+        self, x: ir.Value, C: int, K: int, stride: int = 1, residual: ir.Value | None = None
+    ) -> ir.Value:
+        """A 3×3 convolution with bias, residual and Relu in the form of the network."""
+        if self.form.dense:
+            return self.dense_conv(x, C, K, kernel=3, stride=stride, residual=residual)
+        node, own = make_node(
+            self.quantised(x),
+            self.scale,
+            self.zero,
+            self.factors(C, K),
+            ConvGeometry(strides=(stride, stride), pads=(1, 1, 1, 1), dilations=(1, 1)),
+            name=f"conv{len(self.nodes)}",
+            residual=None if residual is None else self.quantised(residual),
+        )
+        self.initializers += own
+        return self.append(node)
+
+    def factors(self, C: int, K: int) -> HybridWeights:
+        """Random factors that keep activations within the range of uint8."""
+        ternary, density = self.form.name == "ternary", self.form.density
+        shape = (K, C, RANK)
+        kept = self.rng.random(shape if ternary else (K, C, 1)) < density
+        symbols = self.rng.choice([-1, 1], shape) * self.rng.integers(
+            1, 2 if ternary else 128, shape
+        )
+        levels = self.rng.integers(1, 128, (K, RANK)) if ternary else np.ones((K, RANK))
+        return HybridWeights(
+            basis=self.rng.integers(-127, 128, (RANK, 3, 3)).astype(np.int8),
+            shift=np.full(RANK, 9, np.uint8),
+            symbols=(symbols * kept).astype(np.int8),
+            levels=levels.astype(np.int8),
+            scale=np.full(K, 0.01 / np.sqrt(C * RANK * density) * ACTIVATION_SCALE, np.float32),
+            bias=self.rng.standard_normal(K).astype(np.float32),
+        )
+
+    def dense_conv(
+        self,
+        x: ir.Value,
+        C: int,
+        K: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        residual: ir.Value | None = None,
+        relu: bool = True,
+    ) -> ir.Value:
+        """An ordinary convolution, int8 where the network is quantised."""
+        geometry = {"strides": [stride] * 2, "pads": [kernel // 2] * 4}
+        weights = self.weights((K, C, kernel, kernel))
+        y = self.node("Conv", [self.dequantise(x), *weights], geometry)
+        if residual is not None:
+            y = self.node("Add", [self.dequantise(self.quantise(y)), self.dequantise(residual)])
+        return self.quantise(self.node("Relu", [y]) if relu else y)
+
+    def max_pool(self, x: ir.Value) -> ir.Value:
+        """Halves the image; in float32, as onnxruntime is slow with uint8 outside of its int8."""
+        geometry = {"kernel_shape": [2, 2], "strides": [2, 2]}
+        if self.form.dense:
+            return self.node("MaxPool", [x], geometry)
+        pooled = self.node("MaxPool", [self.node("Cast", [x], {"to": ir.DataType.FLOAT})], geometry)
+        return self.node("Cast", [pooled], {"to": ir.DataType.UINT8})
+
+    def weights(self, shape: tuple[int, ...]) -> list[ir.Value]:
+        """Random weight and bias: int8 and int32 with a scale per channel, or fp32."""
+        name, K, deviation = str(len(self.nodes)), shape[0], np.sqrt(2 / np.prod(shape[1:]))
+        if not self.form.quantised:
+            weight = (self.rng.standard_normal(shape) * deviation).astype(np.float32)
+            bias = self.rng.standard_normal(K).astype(np.float32)
+            return [self.constant(f"w{name}", weight), self.constant(f"b{name}", bias)]
+        scale = np.full(K, deviation / 73, np.float32)
+        return [
+            self.scaled(f"w{name}", self.rng.integers(-127, 128, shape).astype(np.int8), scale),
+            # onnxruntime wants the scale of the products here.
+            self.scaled(
+                f"b{name}",
+                self.rng.integers(-1000, 1000, K).astype(np.int32),
+                scale * np.float32(ACTIVATION_SCALE),
+            ),
+        ]
+
+    def scaled(self, name: str, array: NDArray[np.generic], scale: NDArray[np.float32]) -> ir.Value:
+        """DequantizeLinear of a constant, with a scale per channel."""
+        inputs = [
+            self.constant(name, array),
+            self.constant(f"{name}_scale", scale),
+            self.constant(f"{name}_zero", np.zeros(scale.shape, array.dtype)),
+        ]
+        return self.node("DequantizeLinear", inputs, {"axis": 0})
+
+    def quantised(self, x: ir.Value) -> QuantizedValue:
+        """A value with the scale that all activations have."""
+        return QuantizedValue(value=x, scale=self.scale, zero_point=self.zero)
+
+    def quantise(self, x: ir.Value) -> ir.Value:
+        """QuantizeLinear, except in fp32."""
+        if not self.form.quantised:
+            return x
+        return self.node("QuantizeLinear", [x, self.scale, self.zero])
+
+    def dequantise(self, x: ir.Value) -> ir.Value:
+        """DequantizeLinear, except in fp32."""
+        if not self.form.quantised:
+            return x
+        return self.node("DequantizeLinear", [x, self.scale, self.zero])
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Mapping[str, object] | None = None,
+    ) -> ir.Value:
+        """A standard node of one output."""
+        return self.append(ir.node(op_type, inputs, attributes or {}))  # type: ignore[arg-type]
+
+    def append(self, node: ir.Node) -> ir.Value:
+        """Adds a node; returns its output."""
+        node.outputs[0].name = f"y{len(self.nodes)}"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """An initializer."""
+        value = initializer(name, array)
+        self.initializers.append(value)
+        return value
+
+
+def resnet18(network: Network, x: ir.Value) -> ir.Value:
+    """Four stages of two blocks Relu(conv(Relu(conv(x))) + shortcut(x))."""
+    y, C = network.dense_conv(x, 3, 64, kernel=3), 64
+    for stage, K in enumerate(RESNET_WIDTHS):
+        for block in range(2):
+            stride, shortcut = (2 if stage and not block else 1), y
+            if stride != 1:
+                shortcut = network.dense_conv(y, C, K, kernel=1, stride=stride, relu=False)
+            inner = network.conv3x3(y, C, K, stride)
+            y, C = network.conv3x3(inner, K, K, residual=shortcut), K
+    return y
+
+
+def vgg16(network: Network, x: ir.Value) -> ir.Value:
+    """Thirteen convolutions, with a pooling after some."""
+    y, C = x, 3
+    for K in VGG16:
+        if K == 0:
+            y = network.max_pool(y)
+        elif C == 3:
+            y, C = network.dense_conv(y, C, K, kernel=3), K
+        else:
+            y, C = network.conv3x3(y, C, K), K
+    return y
+
+
+NETWORKS = {"resnet18": resnet18, "vgg16": vgg16}
