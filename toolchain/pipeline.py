@@ -1,92 +1,31 @@
 """`optc transform` without its terminal: load, prepare, run the passes, verify, write."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from passes import PASSES
 from passes.cleanup import OpsetError, finish, prepare
-from passes.framework import CompressionPass, ConfigError, Context, Plan, PlanError, Progress
-from passes.lower import LowerPass
+from passes.framework import Context, Plan, Progress
 from passes.select import SelectPass, forms_of
 from passes.storage import int8_bytes, storage
-from runtimes.ort import SessionError
-from toolchain.data import Data, random_data
+from toolchain.data import random_data
 from toolchain.environment import environment
-from toolchain.errors import UnreadableError, UsageError
-from toolchain.gates import Gates, missed_gates
-from toolchain.inputs import InputSpec
-from toolchain.layer_timing import FormTimer
+from toolchain.errors import UnreadableError
+from toolchain.gates import missed_gates
+from toolchain.job import Job, Stopwatch
 from toolchain.layerwise import ArrayCalibration
-from toolchain.model_io import (
-    model_summary,
-    publish,
-    save_model,
-    staged_model,
-)
-from toolchain.recipe import PassSpec, Recipe, build_pass
-from toolchain.results import Calibration, ModelSummary, TransformResult, Verification
-from toolchain.selection import keep_if_faster, select_fastest
+from toolchain.model_io import model_summary, publish, save_model, staged_model
+from toolchain.pass_runs import run_passes
+from toolchain.recipe import Recipe
+from toolchain.results import Calibration, TransformResult, Verification
+from toolchain.selection import select_fastest
 from toolchain.verify import verify
 
 RANDOM_SAMPLES = 32
 CALIBRATION_BATCH = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is to be done.
-
-    Attributes:
-        path: of the input model.
-        model: read from there; left as it is.
-        summary: of the input model.
-        inputs: of the model.
-        output: where the result goes.
-        recipe: passes and their options.
-        plans: made earlier, to be executed instead of analysing; () to analyse.
-        calibration: data to fit and compare on; None: random inputs are compared.
-        samples: use at most this many calibration samples.
-        gates: limits the result must keep.
-        timer: to choose the fastest form of every layer; None to optimise for size.
-        native: library of operators to check the result with; None where there is none.
-        dry_run: stop after planning.
-    """
-
-    path: Path
-    model: ir.Model
-    summary: ModelSummary
-    inputs: tuple[InputSpec, ...]
-    output: Path
-    recipe: Recipe
-    plans: tuple[Plan, ...] = ()
-    calibration: Data | None = None
-    samples: int | None = None
-    gates: Gates = field(default_factory=Gates)
-    timer: FormTimer | None = None
-    native: Path | None = None
-    dry_run: bool = False
-
-
-class Stopwatch:
-    """Wall time of each stage, in order."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the time of a block to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
 def transform(
@@ -106,7 +45,7 @@ def transform(
     with watch.stage("prepare"):
         model = _prepared(job)
     context = _context(job, watch, progress)
-    model, plans = _run_passes(job, model, context, watch)
+    model, plans = run_passes(job, model, context, watch)
     result = TransformResult(
         input=job.summary,
         output=None,
@@ -161,79 +100,6 @@ def _context(job: Job, watch: Stopwatch, progress: Progress) -> Context:
         progress=progress,
         timer=job.timer,
     )
-
-
-def _run_passes(
-    job: Job, model: ir.Model, context: Context, watch: Stopwatch
-) -> tuple[ir.Model, list[Plan]]:
-    """Analyses and applies every pass; in a dry run only what later passes need."""
-    todo = _passes(job, context)
-    plans: list[Plan] = []
-    for index, (step, stored) in enumerate(todo):
-        if stored is None:
-            plans += _follow_up(step.leaders(model), model, job.path, watch)
-        with watch.stage(f"plan {step.name}"):
-            plan = _analyse(step, model, job.path) if stored is None else stored
-        is_last = index == len(todo) - 1
-        before = model.clone() if step.timed and job.timer is not None else None
-        if plan.applied and not (job.dry_run and is_last):
-            with watch.stage(f"apply {step.name}"):
-                plan = _apply(step, model, plan, job.path)
-            if before is not None and job.timer is not None:
-                with watch.stage("time the whole"):
-                    model, plan = keep_if_faster(before, model, plan, job.timer)
-        plans.append(plan)
-        if not job.dry_run and plan.applied:
-            others = {stored.pass_name for stored in job.plans}
-            if job.timer is not None:
-                others.add(SelectPass.name)  # forms will be measured, not predicted
-            followers = [each for each in step.followers() if each.name not in others]
-            plans += _follow_up(followers, model, job.path, watch)
-    return model, plans
-
-
-def _passes(job: Job, context: Context) -> list[tuple[CompressionPass, Plan | None]]:
-    """The passes in their order, with the plans that were given for them."""
-    recipe = job.recipe
-    if job.plans:
-        specs = [PassSpec(name=plan.pass_name, options=plan.config) for plan in job.plans]
-        todo: list[tuple[CompressionPass, Plan | None]] = [
-            (build_pass(spec, context), plan) for spec, plan in zip(specs, job.plans, strict=True)
-        ]
-    else:
-        todo = [(build_pass(spec, context), None) for spec in recipe.passes]
-    if recipe.lower == "standard" and not any(isinstance(step, LowerPass) for step, _ in todo):
-        todo.append((LowerPass(context=context), None))
-    return todo
-
-
-def _follow_up(
-    followers: Sequence[CompressionPass], model: ir.Model, path: Path, watch: Stopwatch
-) -> list[Plan]:
-    """Runs the passes before or after one; those that find nothing are not reported."""
-    done = []
-    for follower in followers:
-        with watch.stage(f"apply {follower.name}"):
-            plan = _analyse(follower, model, path)
-            if plan.applied:
-                done.append(_apply(follower, model, plan, path))
-    return done
-
-
-def _analyse(step: CompressionPass, model: ir.Model, path: Path) -> Plan:
-    try:
-        return step.analyse(model)
-    except ConfigError as error:
-        raise UsageError(f"pass {step.name}: {error}") from error
-    except SessionError as error:
-        raise UnreadableError(f"{path}: {error}") from error
-
-
-def _apply(step: CompressionPass, model: ir.Model, plan: Plan, path: Path) -> Plan:
-    try:
-        return step.apply(model, plan)
-    except (PlanError, SessionError) as error:
-        raise UnreadableError(f"{path}: {error}") from error
 
 
 def _describe(job: Job) -> Calibration | None:

@@ -19,9 +19,10 @@ from toolchain.console import note, print_json, progress, say
 from toolchain.data import Data, open_data
 from toolchain.errors import GateError, NothingAppliedError, UsageError, VerificationError
 from toolchain.gates import Gates
+from toolchain.job import Job, Stopwatch
 from toolchain.layer_timing import FormTimer, load_times, save_times
 from toolchain.model_io import ensure_writable
-from toolchain.pipeline import Job, Stopwatch, failure, transform
+from toolchain.pipeline import failure, transform
 from toolchain.recipe import LOWERINGS, Recipe, load_plans, load_recipe, parse_pass, plan_recipe
 from toolchain.report import ensure_report_writable, write_report
 from toolchain.results import TransformResult
