@@ -22,21 +22,35 @@ from samples.make_data import (
     read_labels,
 )
 from toolchain.errors import UnreadableError
-from toolchain.training.batches import Dataset, TensorBatches, random_crop_and_flip
+from toolchain.training.batches import (
+    Dataset,
+    TensorBatches,
+    random_crop_and_flip,
+    random_shift,
+)
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
 
-def mnist(source: str | None = None) -> Dataset:
+def mnist(source: str | None = None, shift: int = 0) -> Dataset:
     """60,000 and 10,000 images (N, 1, 28, 28), normalised.
+
+    Args:
+        source: folder of the files.
+        shift: training images are moved by up to so many pixels in each direction.
 
     Raises:
         UnreadableError: a file is missing or damaged.
     """
     folder = data_folder(source) / "mnist"
     train, test = (_read_mnist(folder, part) for part in ("train", "test"))
+    background = -MNIST_MEAN / MNIST_STD
+
+    def moved(images: Tensor) -> Tensor:
+        return random_shift(images, shift, outside=background) if shift else images
+
     return Dataset(
-        train=lambda size: TensorBatches(tensors=train, size=size, shuffle=True),
+        train=lambda size: TensorBatches(tensors=train, size=size, shuffle=True, transform=moved),
         test=lambda size: TensorBatches(tensors=test, size=size),
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolchain.training.objectives import Batch, Loss, Measure, classification_loss, top1
 
@@ -89,6 +89,18 @@ class Dataset:
     inputs: Callable[[Batch], Batch] = lambda batch: batch[:1]
 
 
+def random_shift(images: Tensor, most: int, outside: float = 0.0) -> Tensor:
+    """Shifts each image by up to `most` pixels in each direction.
+
+    Args:
+        images: (N, C, H, W).
+        most: pixels.
+        outside: what comes in from there.
+    """
+    y, x = _shifted(images, most)
+    return _gathered(images, y, x, most, outside)
+
+
 def random_crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
     """The usual augmentation for CIFAR: shifts by up to `padding` pixels, mirrors half of them.
 
@@ -96,12 +108,21 @@ def random_crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
         images: (N, C, H, W); what comes in from outside is 0.
         padding: largest shift in each direction.
     """
+    y, x = _shifted(images, padding)
+    mirrored = torch.rand(len(images), 1) < 0.5
+    return _gathered(images, y, torch.where(mirrored, x.flip(1), x), padding, 0.0)
+
+
+def _shifted(images: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Rows (N, H) and columns (N, W) of the padded images that shifted ones show."""
     N, _, H, W = images.shape
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
-    top, left = torch.randint(2 * padding + 1, (2, N, 1), device="cpu")
-    y, x = top + torch.arange(H), left + torch.arange(W)  # (N, H), (N, W)
-    mirrored = torch.rand(N, 1) < 0.5
-    x = torch.where(mirrored, x.flip(1), x)
-    n = torch.arange(N)[:, None, None]
+    top, left = torch.randint(2 * most + 1, (2, N, 1), device="cpu")
+    return top + torch.arange(H), left + torch.arange(W)
+
+
+def _gathered(images: Tensor, y: Tensor, x: Tensor, padding: int, outside: float) -> Tensor:
+    """Rows y (N, H) and columns x (N, W) of each padded image, (N, C, H, W)."""
+    padded = nn.functional.pad(images, (padding,) * 4, value=outside)
+    n = torch.arange(len(images))[:, None, None]
     index = tuple(each.to(images.device) for each in (n, y[:, :, None], x[:, None, :]))
     return padded.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)  # (N, C, H, W)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from toolchain.training.batches import TensorBatches, random_crop_and_flip
+from toolchain.training.batches import TensorBatches, random_crop_and_flip, random_shift
 
 
 def test_every_sample_comes_once_with_its_label() -> None:
@@ -47,3 +47,14 @@ def test_crops_are_shifts_of_the_image_or_of_its_mirror() -> None:
     for crop in random_crop_and_flip(image.expand(600, -1, -1, -1), padding=2):
         seen.add(padded[crop.contiguous().numpy().tobytes()])
     assert len(seen) == 50  # 5 × 5 shifts, mirrored or not
+
+
+def test_shifts_bring_in_what_is_outside() -> None:
+    torch.manual_seed(0)
+    image = torch.arange(1.0, 41).reshape(1, 2, 4, 5)
+    big = torch.nn.functional.pad(image, (1, 1, 1, 1), value=-7.0)
+    expected = {
+        big[0, :, y : y + 4, x : x + 5].numpy().tobytes() for y in range(3) for x in range(3)
+    }
+    seen = random_shift(image.expand(300, -1, -1, -1), most=1, outside=-7.0)
+    assert {each.contiguous().numpy().tobytes() for each in seen} == expected
