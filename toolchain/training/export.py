@@ -8,7 +8,6 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +22,7 @@ from passes.penni import PenniPass, readable_convs, rewrite
 from passes.shrink import ShrinkPass
 from toolchain.errors import VerificationError
 from toolchain.training.decomposed_conv import decomposed_convs, dense_copy
+from toolchain.training.folding import modules_by_layer
 from toolchain.training.objectives import model_device
 
 OPSET = 18
@@ -46,7 +46,7 @@ def exported(model: nn.Module, *examples: Tensor) -> ir.Model:
     followers: tuple[CompressionPass, ...] = (ShrinkPass(),)
     if convs:
         layers = {layer.name: layer for layer in readable_convs(result)}
-        modules = _modules_by_layer(result)
+        modules = modules_by_layer(result)
         factors = {
             name: scaled_factors(layer, convs[modules[name]].factors())
             for name, layer in layers.items()
@@ -106,15 +106,3 @@ def scaled_factors(layer: ConvLayer, factors: Factors) -> Factors:
         coefficients=(factors.coefficients * s[:, None, None]).astype(np.float32),
         bias=layer.bias,
     )
-
-
-def _modules_by_layer(model: ir.Model) -> Mapping[str, str]:
-    """Module name by node name, from the names of weights."""
-    return {
-        node.name: weight.name.removesuffix(".weight")
-        for node in model.graph
-        if node.op_type == "Conv"
-        and node.name
-        and (weight := node.inputs[1]) is not None
-        and weight.name
-    }

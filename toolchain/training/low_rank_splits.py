@@ -1,12 +1,8 @@
 """Takes splits of the pass `svd` over to the torch model that was exported, to fine-tune them.
 
-The pass folds batch norms into the weights: row k of W is multiplied by some s_k. Here they remain
-layers of their own, so rows of the split weight are divided by
-
-    s_k = ⟨folded row k, row k⟩ / ‖row k‖²
-
-and the statistics of batch norms have to be estimated anew afterwards, see
-`toolchain.training.statistics`.
+The pass folds batch norms into the weights; here they remain layers of their own, so rows of the
+split weight are divided by s[k] (see `folding`), and the statistics of batch norms have to be
+estimated anew afterwards (see `statistics`).
 """
 
 import numpy as np
@@ -20,6 +16,7 @@ from passes.framework import ConfigError
 from passes.linear import LinearLayer, read_layers
 from passes.mathematics import separable
 from runtimes.external_data import read_array
+from toolchain.training.folding import row_scales
 from toolchain.training.low_rank import Form, LowRank, replace_module
 
 Array = NDArray[np.float64]
@@ -82,7 +79,7 @@ def _take(
     module = model.get_submodule(name)
     assert isinstance(module, nn.Conv2d | nn.Linear)
     weight = module.weight.detach().cpu().double().numpy()
-    scale = _row_scales(dense.read(), weight.reshape(len(weight), -1))
+    scale = row_scales(dense.read(), weight.reshape(len(weight), -1))
     U, V, form = _read(*factors)
     rows = separable.product(U, V) / scale[:, None]  # (K, D)
     with torch.no_grad():
@@ -92,14 +89,6 @@ def _take(
     low_rank = LowRank(module, form)
     low_rank.keep(torch.arange(len(V)))
     replace_module(model, name, low_rank)
-
-
-def _row_scales(folded: Array, rows: Array) -> Array:
-    """s_k, (K,); 1 for rows that are zero, folded or not."""
-    products, squares = (folded * rows).sum(1), (rows * rows).sum(1)
-    scales = np.ones(len(rows))
-    np.divide(products, squares, out=scales, where=products != 0)
-    return scales
 
 
 def _read(first: Array, second: Array) -> tuple[Array, Array, Form]:

@@ -5,7 +5,6 @@ in a folder of its own, so that a run that was killed continues in the middle of
 over those that are done.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 from passes.cost import model_cost
 from passes.framework import ConfigError
 from toolchain.model_io import save_model
-from toolchain.training.decomposed_conv import DecomposeConfig, decompose, decomposed_convs
+from toolchain.training.decomposed_conv import decomposed_convs
 from toolchain.training.distillation import distillation_loss
 from toolchain.training.export import exported
 from toolchain.training.hooks import Hook, Penalty
@@ -26,6 +25,7 @@ from toolchain.training.line_stages import PruneLinesStage, ReportLinesStage
 from toolchain.training.log import write_json
 from toolchain.training.objectives import Loss
 from toolchain.training.penni import Alternation, BalancedFactors
+from toolchain.training.penni_stages import DecomposeStage, PenniStage
 from toolchain.training.pruning import PruneConfig, prune, report_sparsity
 from toolchain.training.run import Run, Stage, hold_pruned
 from toolchain.training.train_config import TrainConfig
@@ -127,21 +127,6 @@ class PruneStage(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecomposeStage(Stage):
-    """Replaces convolutions by basis kernels and coefficients, both trainable."""
-
-    name: ClassVar[str] = "decompose"
-
-    config: DecomposeConfig
-
-    def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
-        """Returns metrics and, for every convolution, what was done."""
-        run.teacher = copy.deepcopy(run.model)
-        decisions = decompose(run.model, self.config)
-        return {**run.measure(run.model), "layers": {each.layer: each.reason for each in decisions}}
-
-
-@dataclass(frozen=True, kw_only=True)
 class ExportStage(Stage):
     """Writes the model as ONNX, shrunk, with decomposed convolutions in their compact form.
 
@@ -172,6 +157,7 @@ STAGES: Mapping[str, type[Stage]] = {
         PruneLinesStage,
         ReportLinesStage,
         DecomposeStage,
+        PenniStage,
         ExportStage,
     )
 }

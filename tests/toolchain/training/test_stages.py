@@ -10,11 +10,11 @@ from passes.framework import ConfigError
 from tests.toolchain.training import tiny
 from toolchain.training.decomposed_conv import DecomposeConfig
 from toolchain.training.hooks import Penalty
+from toolchain.training.penni_stages import DecomposeStage
 from toolchain.training.pruning import PruneConfig
 from toolchain.training.run import Run, Stage
 from toolchain.training.stages import (
     RESULT,
-    DecomposeStage,
     Outcome,
     PruneStage,
     TrainStage,

@@ -1,0 +1,78 @@
+"""PENNI from where its pass ends: factors that were fitted to data, to be trained on.
+
+The pass folds batch norms into the weights; here they remain layers of their own, so coefficients
+of row k are divided by s[k] (see `folding`), and the statistics of batch norms have to be estimated
+anew afterwards (see `statistics`).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from passes.cleanup import prepare
+from passes.conv import ConvLayer
+from passes.cost import layer_name
+from passes.framework import ConfigError, Context, Plan, Progress
+from passes.penni import PenniPass, readable_convs
+from passes.penni_config import PenniConfig
+from runtimes.operators.decomposed_conv import DecomposedWeights, is_decomposed_conv, read_weights
+from toolchain.layerwise import ArrayCalibration
+from toolchain.training.decomposed_conv import DecomposedConv2d, replace_module
+from toolchain.training.export import INPUT, dense_onnx
+from toolchain.training.folding import modules_by_layer, row_scales
+
+BATCH = 32
+
+
+def decompose_by_pass(
+    model: nn.Module,
+    config: PenniConfig,
+    images: Tensor,
+    progress: Progress = lambda done, total, label: None,
+) -> Plan:
+    """Replaces convolutions in place by what ``optc transform --pass penni --calib`` makes of them.
+
+    Args:
+        model: of one input; changed in place.
+        config: of the pass.
+        images: (N, C, H, W) to fit the factors with; labels are not needed.
+        progress: called as layers are fitted.
+
+    Returns:
+        The plan, with a decision for every convolution.
+
+    Raises:
+        ConfigError: the options cannot be met, or no convolution is decomposed.
+    """
+    graph = prepare(dense_onnx(model, images[:2]))
+    dense = {layer.name: layer for layer in readable_convs(graph)}
+    modules = modules_by_layer(graph)
+    feeds = [{INPUT: part.cpu().numpy()} for part in torch.split(images, BATCH)]
+    step = PenniPass(config, Context(calibration=ArrayCalibration(feeds), progress=progress))
+    plan = step.analyse(graph)
+    if not plan.applied:
+        reasons = "; ".join(f"{each.layer}: {each.reason}" for each in plan.layers)
+        raise ConfigError(f"nothing to decompose: {reasons or 'the model has no convolutions'}")
+    plan = step.apply(graph, plan)
+    for node in graph.graph:
+        if is_decomposed_conv(node):
+            layer = dense[layer_name(node)]
+            _take(model, modules.get(layer.name, ""), layer, read_weights(node))
+    return plan
+
+
+def _take(model: nn.Module, name: str, dense: ConvLayer, factors: DecomposedWeights) -> None:
+    """Puts factors of the folded layer in the place of the module."""
+    conv = model.get_submodule(name) if name else None
+    if not isinstance(conv, nn.Conv2d):
+        raise ConfigError(f"layer '{dense.name}': its weight is that of no Conv2d of the model")
+    rows = conv.weight.detach().cpu().double().numpy().reshape(len(dense.weight), -1)
+    scale = row_scales(dense.weight.reshape(rows.shape).astype(np.float64), rows)  # (K,)
+    decomposed = DecomposedConv2d(conv, rank=len(factors.basis))
+    with torch.no_grad():
+        decomposed.basis.copy_(torch.from_numpy(factors.basis))
+        coefficients = factors.coefficients / scale[:, None, None]  # (K, C, M)
+        decomposed.coefficients.copy_(torch.from_numpy(coefficients))
+        if factors.bias is not None and conv.bias is not None and np.allclose(scale, 1):
+            conv.bias.copy_(torch.from_numpy(factors.bias))
+    replace_module(model, name, decomposed)
