@@ -15,6 +15,7 @@ import click
 from toolchain.environment import environment, package_version
 
 RESULTS = Path(__file__).parents[1] / "results"
+RECIPES = Path(__file__).parents[1] / "recipes"
 MAKE_DATA = Path(__file__).parents[1] / "make_data.py"
 
 

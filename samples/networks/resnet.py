@@ -1,5 +1,6 @@
 """ResNets for images (N, 3, 32, 32) of CIFAR-10; He et al., 2016, section 4.2 and ResNet-18."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,8 +109,12 @@ def load_onnx_weights(model: nn.Module, path: Path) -> None:
 
 
 def _load_if_given(model: ResNet, weights: str | None) -> ResNet:
+    """Takes weights from a file, which may also lie in ``models/`` of the data (OPTC_DATA)."""
     if weights is not None:
-        load_onnx_weights(model, Path(weights))
+        path, data = Path(weights), os.environ.get("OPTC_DATA")
+        if not path.exists() and data is not None:
+            path = Path(data, "models", weights)
+        load_onnx_weights(model, path)
     return model
 
 

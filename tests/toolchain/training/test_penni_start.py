@@ -109,7 +109,7 @@ def test_zeros_of_the_pass_are_held_while_training_goes_on() -> None:
 
 def test_what_cannot_be_done_is_said() -> None:
     model = network(normalised=False)
-    with pytest.raises(ConfigError, match="nothing to decompose: .*tiny: 324 weights"):
+    with pytest.raises(ConfigError, match=r"nothing to decompose: .*tiny: 324 weights"):
         decompose_by_pass(copy.deepcopy(model), PenniConfig(min_weights=10**6), images())
     with pytest.raises(ConfigError, match="samples is 1"):
         PenniStage(config=CONFIG, samples=1)

@@ -5,10 +5,10 @@ import torch
 
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.training.hooks import Penalty
+from toolchain.training.penni_stages import DecomposeStage
 from toolchain.training.pruning import PruneConfig
 from toolchain.training.recipe import load_training_recipe, parse_training_recipe
 from toolchain.training.regularizers import Blocks
-from toolchain.training.penni_stages import DecomposeStage
 from toolchain.training.stages import ExportStage, PruneStage, TrainStage
 from toolchain.training.sweep import CurvePoint, draw_curves, run_recipe
 
