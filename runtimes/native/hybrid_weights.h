@@ -1,37 +1,14 @@
-// Constants of a HybridDecomposedConv node: read from the file's compact form, checked, and packed
-// for the form of the second stage that is fastest for them.
+// Constants of a HybridDecomposedConv node, packed for the form of the second stage that is fastest
+// for them.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "constants.h"
 #include "hybrid_kernels.h"
+#include "hybrid_terms.h"
 
 namespace optc {
-
-struct HybridAttributes {
-  Attributes conv;
-  int64_t value_bits = 8, block = 1, lower = 0, upper = 255;
-};
-
-// A uint8 tensor q stands for scale * (q - zero_point).
-struct Quantisation {
-  Constant<float> scale;
-  Constant<uint8_t> zero_point;
-};
-
-struct HybridConstants {
-  Quantisation x;
-  Constant<int8_t> basis;              // (M, *kernel)
-  Constant<uint8_t> shift;             // (M,)
-  Constant<uint8_t> values;            // (n_bytes,) packed symbols
-  Constant<uint8_t> positions;         // (n_bytes,)
-  Constant<int8_t> levels;             // (K, M)
-  Constant<float> scale, bias;         // (K,), bias may be absent
-  Quantisation y;
-  Quantisation residual;               // absent without one
-};
 
 // How the second stage reads Ce; see hybrid_kernels.h.
 enum class Form { kPairs, kDense, kElements };

@@ -1,0 +1,82 @@
+#include "hybrid_terms.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <string>
+
+#include "hybrid_kernels.h"
+
+namespace optc {
+namespace {
+
+constexpr int kMaxShift = 24;
+
+void require_vector(const std::vector<int64_t>& shape, int64_t size, const char* name) {
+  require(shape == std::vector<int64_t>{size},
+          std::string(name) + " " + text(shape) + " is not (" + std::to_string(size) + ")");
+}
+
+// Symbol i of the packed stream: two's complement of 8 or 4 bits, or a sign.
+int32_t symbol_at(const uint8_t* bytes, int64_t bits, int64_t i) {
+  if (bits == 8) return int8_t(bytes[i]);
+  if (bits == 4) return int8_t(bytes[i / 2] << (i % 2 ? 0 : 4)) >> 4;
+  return bytes[i / 8] >> (i % 8) & 1 ? -1 : 1;
+}
+
+}  // namespace
+
+void check_hybrid_constants(const HybridAttributes& attributes,
+                            const HybridConstants& constants) {
+  check_shapes(attributes.conv, constants.basis.shape, constants.bias, constants.positions);
+  const std::vector<int64_t>& shape = attributes.conv.coefficient_shape;
+  const int64_t K = shape[0], M = shape[2];
+  require_vector(constants.shift.shape, M, "shift");
+  require_vector(constants.scale.shape, K, "scale");
+  require(constants.levels.shape == std::vector<int64_t>{K, M},
+          "levels " + text(constants.levels.shape) + " are not (K, M)");
+  require(attributes.block == 1 || attributes.block == M,
+          "block is " + std::to_string(attributes.block) + ", expected 1 or " + std::to_string(M));
+  const int64_t bits = attributes.value_bits;
+  require(bits == 1 || bits == 4 || bits == 8,
+          "value_bits is " + std::to_string(bits) + ", expected 1, 4 or 8");
+  require(constants.values.shape.size() == 1, "values are not a vector");
+  require(0 <= attributes.lower && attributes.lower <= attributes.upper && attributes.upper <= 255,
+          "lower and upper are not 0 <= lower <= upper <= 255");
+  require_finite(constants.scale, "scale");
+  require_finite(constants.bias, "bias");
+  for (int64_t k = 0; k < K; ++k) require(constants.scale.data[k] > 0, "scale is not positive");
+  for (int64_t i = 0; i < K * M; ++i) require(constants.levels.data[i] >= 1, "a level is below 1");
+  for (int64_t m = 0; m < M; ++m) {
+    require(constants.shift.data[m] <= kMaxShift,
+            "shift is above " + std::to_string(kMaxShift));
+  }
+}
+
+std::vector<Term> decode_terms(const HybridAttributes& attributes,
+                               const HybridConstants& constants) {
+  const std::vector<int64_t>& shape = attributes.conv.coefficient_shape;
+  const int64_t K = shape[0], C = shape[1], M = shape[2], block = attributes.block;
+  const std::vector<int64_t> stored =
+      decode_positions(constants.positions, attributes.conv.position_bits, K * C * M / block);
+  const int64_t count = int64_t(stored.size()) * block, bits = attributes.value_bits;
+  require(constants.values.size() == (count * bits + 7) / 8,
+          std::to_string(constants.values.size()) + " bytes for " + std::to_string(count) +
+              " values of " + std::to_string(bits) + " bits");
+  const int64_t k_group = K / attributes.conv.group, quads = (M + kQuad - 1) / kQuad;
+  std::vector<Term> terms;
+  terms.reserve(size_t(count));
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t symbol = symbol_at(constants.values.data, bits, i);
+    if (symbol == 0) continue;
+    const int64_t flat = stored[size_t(i / block)] * block + i % block;
+    const int64_t k = flat / (C * M), c = k / k_group * C + flat / M % C, m = flat % M;
+    const Term term = {uint32_t(k), uint32_t(c * quads + m / kQuad), uint32_t(m % kQuad),
+                       symbol * constants.levels.data[k * M + m]};
+    require(std::abs(term.value) <= kMaxCoefficient,
+            "levels * values " + std::to_string(term.value) + " is out of range");
+    terms.push_back(term);
+  }
+  return terms;
+}
+
+}  // namespace optc
