@@ -9,7 +9,7 @@ B; instead the factors are fitted to the outputs of the original network on cali
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -133,11 +133,11 @@ class PenniPass(CompressionPass):
                 progress=lambda done, total, label: context.progress(done, total, f"plan {label}"),
             )
         except BudgetError as error:
-            budget = "params" if self.config.macs is None else "macs"
-            share = getattr(self.config.request, budget)
+            budgets = self.config.request.budgets
+            given = " with ".join(f"{key}={share:g}" for key, share in budgets.items())
             raise ConfigError(
-                f"{budget}={share:g} cannot be reached: {error} (in {budget} of the layers that "
-                "can be decomposed); raise it, or lower rank or density"
+                f"{given} cannot be reached: {error} (of the budget, by the layers that can be "
+                "decomposed); raise it, or lower rank or density"
             ) from error
 
 
@@ -163,23 +163,21 @@ def readable_convs(model: ir.Model) -> list[ConvLayer]:
 
 
 def _of_layers(request: Request, model: ir.Model, layers: list[ConvLayer]) -> Request:
-    """The request with its budget as a share of the layers instead of the whole model.
+    """The request with its budgets as shares of the layers instead of the whole model.
 
     Raises:
         ConfigError: what the other layers cost is unknown, or above the budget.
     """
-    if not request.has_budget:
-        return request
-    key: Literal["params", "macs"] = "macs" if request.macs is not None else "params"
-    total, share = model_amount(model, key), getattr(request, key)
-    sizes = [
-        layer.weight.size * (1 if key == "params" else layer.output_positions or 0)
-        for layer in layers
-    ]
-    if 0 in sizes:
-        raise ConfigError(UNKNOWN)
-    left = share_of_layers(key, share, total, sum(sizes))
-    return replace(request, macs=left) if key == "macs" else replace(request, params=left)
+    shares = {}
+    for key, share in request.budgets.items():
+        sizes = [
+            layer.weight.size * (1 if key == "params" else layer.output_positions or 0)
+            for layer in layers
+        ]
+        if 0 in sizes:
+            raise ConfigError(UNKNOWN)
+        shares[key] = share_of_layers(key, share, model_amount(model, key), sum(sizes))
+    return replace(request, params=shares.get("params"), macs=shares.get("macs"))
 
 
 def rewrite(

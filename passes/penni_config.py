@@ -27,7 +27,9 @@ class PenniConfig:
         f"budget: share of the model's parameters that may be left; {DEFAULT_PARAMS:g} if "
         "nothing else is asked for",
     )
-    macs: float | None = _option(None, "budget: share of the model's MACs that may be left")
+    macs: float | None = _option(
+        None, "budget: share of the model's MACs that may be left; together with params or alone"
+    )
     granularity: Literal["element", "pair"] = _option(
         "element", "drop single coefficients, or all those of a channel pair"
     )
@@ -50,7 +52,7 @@ class PenniConfig:
         if self.threshold is not None and not self.threshold > 0:
             raise ConfigError(f"threshold is {self.threshold:g}, expected more than 0")
         for one, other in (
-            *(("rank", "energy"), ("density", "threshold"), ("params", "macs")),
+            *(("rank", "energy"), ("density", "threshold")),
             *((budget, key) for budget in ("params", "macs") for key in ("energy", "threshold")),
         ):
             if getattr(self, one) is not None and getattr(self, other) is not None:

@@ -8,8 +8,9 @@ where e_l is the predicted relative squared error of the layer and the output er
 by forward runs; without calibration s_l = 1 and e_l is the error of the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from passes.conv import ConvLayer
 from passes.framework import Progress
 from passes.layerwise import LayerwiseCalibration
-from passes.mathematics.allocation import Choice, allocate
+from passes.mathematics.allocation import ROUNDING, Choice, allocate, allocate_both
 from passes.mathematics.basis import rank_for_energy, svd_basis
 from passes.mathematics.curves import Curve, Option, interpolate, measured_curve, weight_curve
 from passes.mathematics.fit import FitConfig, LayerSetting
@@ -29,6 +30,7 @@ from passes.rows import draw_rows
 from passes.sensitivity import Sensitivity
 
 Array32 = NDArray[np.float32]
+Budget = Literal["params", "macs"]
 
 DEFAULT_RANK = 5
 PLAN_ROWS = 16384
@@ -59,9 +61,15 @@ class Request:
     pair: bool = False
 
     @property
+    def budgets(self) -> dict[Budget, float]:
+        """Those that are given."""
+        given: dict[Budget, float | None] = {"params": self.params, "macs": self.macs}
+        return {key: share for key, share in given.items() if share is not None}
+
+    @property
     def has_budget(self) -> bool:
         """Whether layers share a budget."""
-        return self.params is not None or self.macs is not None
+        return bool(self.budgets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,37 +196,42 @@ def _within_budget(
     request: Request,
 ) -> list[Option | None]:
     """Allocates; None keeps a layer dense."""
-    share = request.params if request.params is not None else request.macs
-    assert share is not None
-    candidates: list[list[Option | None]] = []
+    budgets = request.budgets
+    candidates: list[list[Option | None]] = [
+        [*(o for o in interpolate(curve, 4) if _saves(layer, o, budgets)), None]
+        for layer, curve in zip(layers, options, strict=True)
+    ]
     choices = []
-    total = 0.0
-    for layer, curve, weight in zip(layers, options, weights, strict=True):
-        dense = _cost(layer, None, request)
-        total += dense
-        fine = [o for o in interpolate(curve, 4) if _cost(layer, o, request) < dense]
-        candidates.append([*fine, None])
+    for key, share in budgets.items():
+        budget = share * sum(_cost(layer, None, key) for layer in layers)
         choices.append(
             [
-                *(Choice(cost=_cost(layer, o, request), damage=weight * o.error) for o in fine),
-                Choice(cost=dense, damage=0.0),
+                [
+                    Choice(cost=_cost(layer, o, key) / budget, damage=weight * o.error if o else 0)
+                    for o in own
+                ]
+                for layer, own, weight in zip(layers, candidates, weights, strict=True)
             ]
         )
-    picked = allocate(choices, share * total)
-    return [options_[index] for options_, index in zip(candidates, picked, strict=True)]
+    picked = allocate_both(*choices) if len(choices) > 1 else allocate(choices[0], 1 + ROUNDING)
+    return [own[index] for own, index in zip(candidates, picked, strict=True)]
 
 
-def _cost(layer: ConvLayer, option: Option | None, request: Request) -> float:
+def _saves(layer: ConvLayer, option: Option, keys: Iterable[Budget]) -> bool:
+    return all(_cost(layer, option, key) < _cost(layer, None, key) for key in keys)
+
+
+def _cost(layer: ConvLayer, option: Option | None, key: Budget) -> float:
     """Parameters nnz + M·R·S, or MACs HoWo·(C·M·R·S + nnz); of the dense layer for None."""
     d, C = layer.kernel_size, layer.weight.shape[1]
     positions = 1
-    if request.params is None:
+    if key == "macs":
         if layer.output_positions is None:
             raise ValueError(f"{layer.name}: output size unknown, MACs cannot be counted")
         positions = layer.output_positions
     if option is None:
         return float(positions * layer.weight.size)
-    basis = option.rank * d * (C if request.params is None else 1)
+    basis = option.rank * d * (C if key == "macs" else 1)
     return float(positions * (basis + option.keep))
 
 

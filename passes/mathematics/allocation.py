@@ -13,6 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+MIXTURES = 20
+"""Of two costs, so many of which are tried besides one cost alone."""
+ROUNDING = 1e-9
+"""Of sums of shares."""
+
 
 class BudgetError(ValueError):
     """The cheapest options together cost more than the budget; the message names both."""
@@ -31,6 +36,9 @@ class Choice:
     damage: float
 
 
+Layers = Sequence[Sequence[Choice]]
+
+
 def convex_hull(choices: Sequence[Choice]) -> list[int]:
     """Indices on the lower convex hull, cheapest first: cost rises, damage falls."""
     order = sorted(range(len(choices)), key=lambda i: (choices[i].cost, choices[i].damage))
@@ -46,7 +54,7 @@ def convex_hull(choices: Sequence[Choice]) -> list[int]:
     return hull
 
 
-def allocate(layers: Sequence[Sequence[Choice]], budget: float) -> list[int]:
+def allocate(layers: Layers, budget: float) -> list[int]:
     """Picks one choice a layer.
 
     Args:
@@ -59,22 +67,74 @@ def allocate(layers: Sequence[Sequence[Choice]], budget: float) -> list[int]:
     Raises:
         BudgetError: even the cheapest choices exceed the budget.
     """
-    hulls = [convex_hull(choices) for choices in layers]
-    spent = sum(choices[hull[0]].cost for choices, hull in zip(layers, hulls, strict=True))
-    if spent > budget:
-        raise BudgetError(f"at least {spent:.6g} is needed, the budget is {budget:.6g}")
+    return _fill(layers, [(layers, budget)])
+
+
+def allocate_both(first: Layers, second: Layers) -> list[int]:
+    """Picks one choice a layer within two budgets.
+
+    With w·first + (1 − w)·second as the cost the budgets have multipliers in the ratio w : 1 − w;
+    of some w, the one that leaves the least damage is taken.
+
+    Args:
+        first: choices, whose costs are shares of the first budget.
+        second: the same choices with their costs as shares of the second.
+
+    Returns:
+        The index of the picked choice, layer by layer.
+
+    Raises:
+        BudgetError: no cheapest choices keep both budgets.
+    """
+    budgets = [(first, 1 + ROUNDING), (second, 1 + ROUNDING)]
+    found, failures = [], []
+    for step in range(MIXTURES + 1):
+        mixed = _mixed(first, second, step / MIXTURES)
+        try:
+            picks = _fill(mixed, budgets)
+        except BudgetError as error:
+            failures.append(error)
+        else:
+            damage = sum(own[i].damage for own, i in zip(first, picks, strict=True))
+            found.append((damage, step, picks))
+    if not found:
+        raise failures[0]
+    return min(found)[-1]
+
+
+def _mixed(first: Layers, second: Layers, w: float) -> Layers:
+    return [
+        [
+            Choice(cost=w * a.cost + (1 - w) * b.cost, damage=a.damage)
+            for a, b in zip(ones, others, strict=True)
+        ]
+        for ones, others in zip(first, second, strict=True)
+    ]
+
+
+def _fill(order: Layers, budgets: Sequence[tuple[Layers, float]]) -> list[int]:
+    """Takes steps along the hulls of `order`, the best first, as far as all budgets allow."""
+    hulls = [convex_hull(choices) for choices in order]
+    spent = []
+    for layers, budget in budgets:
+        least = sum(own[hull[0]].cost for own, hull in zip(layers, hulls, strict=True))
+        if least > budget:
+            raise BudgetError(f"at least {least:.6g} is needed, the budget is {budget:.6g}")
+        spent.append(least)
     steps = [
         (-_saving(choices[before], choices[after]), layer, position)
-        for layer, (choices, hull) in enumerate(zip(layers, hulls, strict=True))
+        for layer, (choices, hull) in enumerate(zip(order, hulls, strict=True))
         for position, (before, after) in enumerate(pairwise(hull))
     ]
-    taken = [0] * len(layers)
+    taken = [0] * len(order)
     for _, layer, position in sorted(steps):
-        choices, hull = layers[layer], hulls[layer]
-        extra = choices[hull[position + 1]].cost - choices[hull[position]].cost
-        if taken[layer] == position and spent + extra <= budget:
+        before, after = hulls[layer][position : position + 2]
+        costs = [own[layer][after].cost - own[layer][before].cost for own, _ in budgets]
+        after_step = [old + cost for old, cost in zip(spent, costs, strict=True)]
+        fits = all(new <= budget for new, (_, budget) in zip(after_step, budgets, strict=True))
+        if taken[layer] == position and fits:
             taken[layer] += 1
-            spent += extra
+            spent = after_step
     return [hull[position] for hull, position in zip(hulls, taken, strict=True)]
 
 

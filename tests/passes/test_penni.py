@@ -84,6 +84,18 @@ def test_budgets_are_shares_of_the_whole_model(key, share) -> None:
     assert (share - 0.12) * before < after <= share * before
 
 
+@pytest.mark.parametrize(("params", "macs"), [(0.5, 0.5), (0.4, 0.7), (0.7, 0.4)])
+def test_two_budgets_hold_together(params, macs) -> None:
+    model = network()
+    before = model_cost(model)
+    step = PenniPass(PenniConfig(params=params, macs=macs, min_weights=0))
+    step.apply(model, step.analyse(model))
+    after = model_cost(finish(model))
+    shares = after.parameters / before.parameters, after.macs / before.macs
+    assert shares[0] <= params and shares[1] <= macs
+    assert shares[0] > params - 0.12 or shares[1] > macs - 0.12
+
+
 def test_predicted_costs_are_those_of_the_result() -> None:
     model = network()
     step = PenniPass(PenniConfig(rank=5, density=0.4, min_weights=0))
@@ -163,7 +175,6 @@ def test_a_second_run_leaves_decomposed_layers_alone() -> None:
         ({"params": 1.5}, "params is 1.5"),
         ({"threshold": -1.0}, "threshold is -1"),
         ({"rank": 3, "energy": 0.9}, "rank and energy"),
-        ({"params": 0.5, "macs": 0.5}, "params and macs"),
         ({"params": 0.5, "rank": 3, "density": 0.5}, "leave nothing to choose"),
         ({"threshold": 1.0, "granularity": "pair"}, "give density for pairs"),
     ],
@@ -176,6 +187,8 @@ def test_options_that_make_no_sense_are_refused(options, message) -> None:
 def test_impossible_budgets_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"params=0\.02 cannot be reached"):
         decide(network(), params=0.02)
+    with pytest.raises(ConfigError, match=r"params=0\.02 with macs=0\.5 cannot be reached"):
+        decide(network(), params=0.02, macs=0.5)
     with pytest.raises(ConfigError, match="not decomposed have"):
         PenniPass(PenniConfig(params=0.5), Context(include=("conv2",))).analyse(network())
     dynamic = prepare(ir.from_proto(chain(shape=("N", 3, "H", "W"))))
