@@ -27,8 +27,11 @@ class PruneConfig:
     groups of any extent; that of an element is its magnitude.
     """
 
-    rule: Literal["threshold", "deviation", "sparsity"] = field(
-        metadata={"help": "size below value, or value·std of the tensor; or a share of all groups"}
+    rule: Literal["threshold", "deviation", "sparsity", "remaining"] = field(
+        metadata={
+            "help": "size below value, or value·std of the tensor; or the smallest ones: a share "
+            "of all groups, or of those that are left"
+        }
     )
     value: float = field(metadata={"help": "of the rule"})
     groups: tuple[GroupName, ...] = field(
@@ -47,7 +50,7 @@ class PruneConfig:
         """
         if not self.value >= 0:
             raise ConfigError(f"value is {self.value:g}, expected 0 or more")
-        if self.rule == "sparsity" and self.value >= 1:
+        if self.rule in ("sparsity", "remaining") and self.value >= 1:
             raise ConfigError(f"value is {self.value:g}, expected a share below 1")
         if not self.groups:
             raise ConfigError("groups is empty; give element, or one or more groupings")
@@ -108,8 +111,9 @@ def keep_mask(weight: Tensor, config: PruneConfig) -> Tensor:
 
 def _keep_groups(weight: Tensor, groups: GroupName, config: PruneConfig, std: float) -> Tensor:
     sizes = _sizes(weight, groups)  # broadcasts to the weight
-    if config.rule == "sparsity":
-        dropped = round(config.value * sizes.numel())
+    if config.rule in ("sparsity", "remaining"):
+        left = sizes.numel() if config.rule == "sparsity" else int(torch.count_nonzero(sizes))
+        dropped = sizes.numel() - left + round(config.value * left)
         ranks = sizes.flatten().argsort(stable=True).argsort().reshape(sizes.shape)
         return ranks >= dropped
     limit = config.value * (std if config.rule == "deviation" else 1.0)

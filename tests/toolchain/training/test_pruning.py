@@ -33,6 +33,15 @@ def test_sparsity_drops_exactly_a_share_of_the_groups(seed, share, groups) -> No
     assert (~kept).sum() == round(share * count) * 48 // count
 
 
+def test_a_share_of_what_is_left_counts_no_zeros() -> None:
+    weight = torch.arange(1.0, 11)[None, :, None] * torch.tensor([0.0, 1.0])  # (1, 10, 2)
+    config = PruneConfig(rule="remaining", value=0.3)
+    assert keep_mask(weight, config).sum() == 7
+    assert torch.equal(keep_mask(weight, config)[0, :, 1], torch.arange(10) >= 3)
+    pairs = PruneConfig(rule="remaining", value=0.5, groups=("pair",))
+    assert keep_mask(weight[..., None], pairs)[0, :, 1, 0].sum() == 5
+
+
 def test_groups_go_by_their_root_mean_square() -> None:
     weight = torch.tensor([[3.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [1.6, 1.6, 1.6, 1.6]])
     config = PruneConfig(rule="threshold", value=1.55, groups=("output",))
@@ -114,6 +123,7 @@ def test_hoyer_square_separates_weights_that_l2_does_not() -> None:
     [
         ({"rule": "threshold", "value": -1}, "expected 0 or more"),
         ({"rule": "sparsity", "value": 1}, "below 1"),
+        ({"rule": "remaining", "value": 1}, "below 1"),
         ({"rule": "threshold", "value": 1, "groups": ()}, "groups is empty"),
     ],
 )
