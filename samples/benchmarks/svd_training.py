@@ -50,6 +50,7 @@ def main() -> None:
 @click.option("--distill", default=0.0, help="Share of the loss: nearness to the dense model.")
 @click.option("--strength", default=1.0, help="Factor of the regularisers' strengths.")
 @click.option("--lr", default=0.01, help="Learning rate of the short recipe.")
+@click.option("--cycles", default=1, help="Of the learning rate after the cut.")
 @click.option("--threads", default=1, help="Of torch.")
 def train(
     source: Path,
@@ -168,7 +169,8 @@ def described(settings: dict[str, object]) -> str:
     text = f"{settings['epochs']} epochs of {settings['images']}"
     text += f", distilled {settings['distill']:g}" if settings["distill"] else ""
     text += f", λ_s × {settings['strength']:g}" if settings["strength"] != 1 else ""
-    return text + (f", lr {settings['lr']:g}" if settings["lr"] != 0.01 else "")
+    text += f", lr {settings['lr']:g}" if settings["lr"] != 0.01 else ""
+    return text + (f" in {settings['cycles']} cycles" if settings.get("cycles", 1) != 1 else "")
 
 
 def curves(rows: Sequence[Row]) -> str:

@@ -70,6 +70,7 @@ class Settings:
         distill: share of the loss that compares with the dense model.
         strength: factor of λ_s.
         lr: learning rate of the short recipe.
+        cycles: of the learning rate after the cut.
     """
 
     recipe: str = "short"
@@ -78,6 +79,7 @@ class Settings:
     distill: float = 0.0
     strength: float = 1.0
     lr: float = 0.01
+    cycles: int = 1
 
     @property
     def phases(self) -> tuple[TrainConfig, TrainConfig]:
@@ -87,7 +89,9 @@ class Settings:
             return adam, adam
         first = self.epochs // 2
         common = TrainConfig(epochs=first, lr=self.lr, weight_decay=1e-4, precision="bfloat16")
-        return replace(common, schedule="constant"), replace(common, epochs=self.epochs - first)
+        left = self.epochs - first
+        tuned = replace(common, epochs=left, cycles=self.cycles)
+        return replace(common, schedule="constant"), tuned
 
     @property
     def batch(self) -> int:

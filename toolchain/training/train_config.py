@@ -26,6 +26,7 @@ class TrainConfig:
     clip: float = _option(0.0, "largest norm of the gradient of all parameters; 0 sets none")
     weight_decay: float = _option(0.0, "factor of L2 in the optimiser")
     schedule: Literal["constant", "cosine", "step"] = _option("cosine", "of the learning rate")
+    cycles: int = _option(1, "of 'cosine': times that the learning rate starts from the top")
     warmup: float = _option(0.0, "share of the run in which the learning rate rises from 0")
     milestones: tuple[float, ...] = _option((0.5, 0.75), "of 'step': shares of the run")
     decay: float = _option(0.1, "of 'step': factor at each milestone")
@@ -41,7 +42,8 @@ class TrainConfig:
         Raises:
             ConfigError: a value makes no sense.
         """
-        for name, least in (("epochs", 1), ("evaluate_every", 1), ("average", 1), ("seed", 0)):
+        counts = (("epochs", 1), ("cycles", 1), ("evaluate_every", 1), ("average", 1), ("seed", 0))
+        for name, least in counts:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if not 0 < self.lr < math.inf:
@@ -57,7 +59,10 @@ class TrainConfig:
             raise ConfigError(f"milestones are {self.milestones}, expected shares between 0 and 1")
 
     def learning_rate(self, progress: float) -> float:
-        """At a share of the run between 0 and 1; the schedule follows the warm-up."""
+        """At a share of the run between 0 and 1; the schedule follows the warm-up.
+
+        Cycles: SGDR (Loshchilov and Hutter, ICLR 2017), all of the same length.
+        """
         if progress < self.warmup:
             return self.lr * progress / self.warmup
         progress = (progress - self.warmup) / (1 - self.warmup)
@@ -65,7 +70,9 @@ class TrainConfig:
             case "constant":
                 return self.lr
             case "cosine":
-                return self.lr * (1 + math.cos(math.pi * progress)) / 2
+                turns = self.cycles * progress
+                turns -= min(math.floor(turns), self.cycles - 1)
+                return self.lr * (1 + math.cos(math.pi * turns)) / 2
             case "step":
                 passed = sum(progress >= share for share in self.milestones)
                 return float(self.lr * self.decay**passed)

@@ -141,6 +141,12 @@ def test_learning_rates(schedule, expected) -> None:
     assert rates == pytest.approx(expected)
 
 
+def test_cycles_start_from_the_top() -> None:
+    config = TrainConfig(epochs=1, lr=0.4, cycles=2)
+    rates = [config.learning_rate(progress) for progress in (0, 0.25, 0.4999, 0.5, 0.75, 1)]
+    assert rates == pytest.approx([0.4, 0.2, 0, 0.4, 0.2, 0], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"epochs": 0}, {"lr": 0}, {"momentum": 1}, {"weight_decay": -1}, {"milestones": (0.5, 1.5)}],
