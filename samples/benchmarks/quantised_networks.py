@@ -1,16 +1,16 @@
 """ResNet-18 and VGG-16 (CIFAR shape) with random weights, in fp32, int8 and decomposed forms."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from runtimes.operators import DOMAIN, DOMAIN_VERSION
-from runtimes.operators.decomposed_conv import ConvGeometry, initializer
+from runtimes.operators.decomposed_conv import ConvGeometry
 from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, make_node
 from runtimes.operators.hybrid_conv_function import add_functions
+from samples.benchmarks.graph_builder import GraphBuilder
 from samples.benchmarks.random_networks import VGG16
 
 RANK = 4
@@ -49,37 +49,22 @@ FORMS = (
 )
 
 
-class Network:
-    """Builds a network node by node. Between layers lie quantised values, except in fp32."""
+class Network(GraphBuilder):
+    """Builds a network. Between layers lie quantised values, except in fp32."""
 
-    def __init__(self, form: Form, seed: int = 0) -> None:
+    def __init__(self, form: Form, *, image: int = 32, seed: int = 0) -> None:
+        super().__init__(channels=3, image=image, seed=seed)
         self.form = form
-        self.rng = np.random.default_rng(seed)
-        self.nodes: list[ir.Node] = []
-        self.initializers: list[ir.Value] = []
-        self.scale = self.constant("scale", np.array(ACTIVATION_SCALE, np.float32))
-        self.zero = self.constant("zero", np.array(0, np.uint8))
+        self.scale = self.keep("scale", np.array(ACTIVATION_SCALE, np.float32))
+        self.zero = self.keep("zero", np.array(0, np.uint8))
 
-    def build(self, body: "Callable[[Network, ir.Value], ir.Value]", image: int = 32) -> ir.Model:
+    def build(self, body: "Callable[[Network, ir.Value], ir.Value]") -> ir.Model:
         """The model: input (N, 3, image, image), output (N, 10)."""
-        float32 = ir.TensorType(ir.DataType.FLOAT)
-        x = ir.Value(name="input", type=float32, shape=ir.Shape(["N", 3, image, image]))
-        features = self.dequantise(body(self, self.quantise(x)))
+        features = self.dequantise(body(self, self.quantise(self.input)))
         pooled = self.quantise(self.node("GlobalAveragePool", [features]))
         flat = self.node("Flatten", [self.dequantise(pooled)])
         logits = self.node("Gemm", [flat, *self.weights((CLASSES, 512))], {"transB": 1})
-        logits.type, logits.shape = float32, ir.Shape(["N", CLASSES])
-        graph = ir.Graph(
-            [x],
-            [logits],
-            nodes=self.nodes,
-            initializers=self.initializers,
-            opset_imports={"": 17, DOMAIN: DOMAIN_VERSION},
-            name="network",
-        )
-        model = ir.Model(graph, ir_version=8)
-        add_functions(model, [node.op_type for node in self.nodes if node.domain == DOMAIN])
-        return model
+        return self.finished(logits, [CLASSES], add_functions)
 
     def conv3x3(
         self, x: ir.Value, C: int, K: int, stride: int = 1, residual: ir.Value | None = None
@@ -150,7 +135,7 @@ class Network:
         if not self.form.quantised:
             weight = (self.rng.standard_normal(shape) * deviation).astype(np.float32)
             bias = self.rng.standard_normal(K).astype(np.float32)
-            return [self.constant(f"w{name}", weight), self.constant(f"b{name}", bias)]
+            return [self.keep(f"w{name}", weight), self.keep(f"b{name}", bias)]
         scale = np.full(K, deviation / 73, np.float32)
         return [
             self.scaled(f"w{name}", self.rng.integers(-127, 128, shape).astype(np.int8), scale),
@@ -165,9 +150,9 @@ class Network:
     def scaled(self, name: str, array: NDArray[np.generic], scale: NDArray[np.float32]) -> ir.Value:
         """DequantizeLinear of a constant, with a scale per channel."""
         inputs = [
-            self.constant(name, array),
-            self.constant(f"{name}_scale", scale),
-            self.constant(f"{name}_zero", np.zeros(scale.shape, array.dtype)),
+            self.keep(name, array),
+            self.keep(f"{name}_scale", scale),
+            self.keep(f"{name}_zero", np.zeros(scale.shape, array.dtype)),
         ]
         return self.node("DequantizeLinear", inputs, {"axis": 0})
 
@@ -186,27 +171,6 @@ class Network:
         if not self.form.quantised:
             return x
         return self.node("DequantizeLinear", [x, self.scale, self.zero])
-
-    def node(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value],
-        attributes: Mapping[str, object] | None = None,
-    ) -> ir.Value:
-        """A standard node of one output."""
-        return self.append(ir.node(op_type, inputs, attributes or {}))  # type: ignore[arg-type]
-
-    def append(self, node: ir.Node) -> ir.Value:
-        """Adds a node; returns its output."""
-        node.outputs[0].name = f"y{len(self.nodes)}"
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        """An initializer."""
-        value = initializer(name, array)
-        self.initializers.append(value)
-        return value
 
 
 def resnet18(network: Network, x: ir.Value) -> ir.Value:

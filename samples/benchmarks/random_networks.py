@@ -11,19 +11,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from runtimes.operators import DOMAIN, DOMAIN_VERSION
 from runtimes.operators.decomposed_conv import (
     ConvGeometry,
     DecomposedWeights,
     FusedActivation,
-    initializer,
     make_node,
 )
 from runtimes.operators.decomposed_conv_function import add_functions
+from samples.benchmarks.graph_builder import GraphBuilder
 
 Array = NDArray[np.float32]
 
-OPSET = 17
 RELU = FusedActivation(name="Relu")
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 """Widths of the convolutions of VGG-16; 0 is a pooling layer."""
@@ -56,36 +54,17 @@ class Structure:
         )
 
 
-class Builder:
-    """Builds a network node by node; without a structure every convolution is dense."""
+class Builder(GraphBuilder):
+    """Builds a network; without a structure every convolution is dense."""
 
     def __init__(self, structure: Structure | None, *, channels: int, image: int, seed: int = 0):
         """Starts with an input (N, channels, image, image)."""
+        super().__init__(channels=channels, image=image, seed=seed)
         self.structure = structure
-        self.rng = np.random.default_rng(seed)
-        self.nodes: list[ir.Node] = []
-        self.initializers: list[ir.Value] = []
-        self.input = ir.Value(
-            name="input",
-            type=ir.TensorType(ir.DataType.FLOAT),
-            shape=ir.Shape(["N", channels, image, image]),
-        )
 
     def model(self, output: ir.Value, shape: Sequence[int]) -> ir.Model:
         """The model whose output (N, *shape) is given."""
-        output.type = ir.TensorType(ir.DataType.FLOAT)
-        output.shape = ir.Shape(["N", *shape])
-        graph = ir.Graph(
-            [self.input],
-            [output],
-            nodes=self.nodes,
-            initializers=self.initializers,
-            opset_imports={"": OPSET, DOMAIN: DOMAIN_VERSION},
-            name="network",
-        )
-        model = ir.Model(graph, ir_version=8)
-        add_functions(model, [node.op_type for node in self.nodes if node.domain == DOMAIN])
-        return model
+        return self.finished(output, shape, add_functions)
 
     def conv3x3(
         self, x: ir.Value, C: int, K: int, *, stride: int = 1, residual: ir.Value | None = None
@@ -129,27 +108,10 @@ class Builder:
         """Global average pooling, (N, C, H, W) → (N, C)."""
         return self.node("Flatten", [self.node("GlobalAveragePool", [x])])
 
-    def node(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value],
-        attributes: Mapping[str, object] | None = None,
-    ) -> ir.Value:
-        """A standard node of one output."""
-        return self.append(ir.node(op_type, inputs, attributes or {}))  # type: ignore[arg-type]
-
-    def append(self, node: ir.Node) -> ir.Value:
-        """Adds a node; returns its output."""
-        node.outputs[0].name = f"y{len(self.nodes)}"
-        self.nodes.append(node)
-        return node.outputs[0]
-
     def constant(self, shape: tuple[int, ...], scale: float) -> ir.Value:
         """An initializer drawn from N(0, scale²)."""
         array = self.rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
-        value = initializer(f"w{len(self.initializers)}", array)
-        self.initializers.append(value)
-        return value
+        return self.keep(f"w{len(self.initializers)}", array)
 
 
 def resnet18_cifar(structure: Structure | None) -> ir.Model:
