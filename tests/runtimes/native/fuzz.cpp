@@ -6,7 +6,6 @@
 // memory that is not its own. X and Y end at a page that must not be touched, because sanitizers do
 // not see vector loads.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -245,21 +244,10 @@ std::vector<const Kernels*> all_kernels() {
 }  // namespace
 
 int main(int, char** argv) {
-  const double seconds = std::atof(argv[1]);
-  rng.seed(unsigned(std::atoi(argv[2])));
-  const std::vector<const Kernels*> variants = all_kernels();
-  const auto start = std::chrono::steady_clock::now();
-  long ran = 0, refused = 0;
-  while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <
-         seconds) {
-    Layer layer = draw_layer();
-    const bool sound = draw(0, 1);
-    if (!sound) damage(layer);
-    for (const Kernels* kernels : variants) {
-      run(layer, sound, *kernels) ? ++ran : ++refused;
-      check_x87();
-    }
-  }
-  std::printf("%ld ran, %ld refused, %zu variants\n", ran, refused, variants.size());
-  return ran > 0 && refused > 0 ? 0 : 1;
+  const auto run_one = [](Layer& layer, bool sound, const Kernels* kernels) {
+    const bool accepted = run(layer, sound, *kernels);
+    check_x87();
+    return accepted;
+  };
+  return fuzz(argv, draw_layer, damage, all_kernels(), run_one);
 }

@@ -77,4 +77,24 @@ inline size_t product(const std::vector<int64_t>& shape) {
   return size_t(size);
 }
 
+// Draws layers for argv[1] seconds with seed argv[2], half of them damaged, and runs each with all
+// variants: run(layer, sound, variant) says whether it was accepted. Returns the exit status.
+template <typename Layer, typename Variant, typename Run>
+int fuzz(char** argv, Layer (*draw_layer)(), void (*damage)(Layer&),
+         const std::vector<Variant>& variants, Run run) {
+  const double seconds = std::atof(argv[1]);
+  rng.seed(unsigned(std::atoi(argv[2])));
+  const auto start = std::chrono::steady_clock::now();
+  long ran = 0, refused = 0;
+  while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <
+         seconds) {
+    Layer layer = draw_layer();
+    const bool sound = draw(0, 1);
+    if (!sound) damage(layer);
+    for (const Variant& variant : variants) run(layer, sound, variant) ? ++ran : ++refused;
+  }
+  std::printf("%ld ran, %ld refused, %zu variants\n", ran, refused, variants.size());
+  return ran > 0 && refused > 0 ? 0 : 1;
+}
+
 }  // namespace optc

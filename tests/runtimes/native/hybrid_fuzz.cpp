@@ -5,13 +5,11 @@
 // threads at once; a damaged one must be refused or run without touching memory that is not its
 // own. X and Y end at a page that must not be touched, because sanitizers do not see vector loads.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
 #include <random>
-#include <thread>
 
 #include "hybrid_conv.h"
 #include "fuzz.h"
@@ -240,22 +238,14 @@ std::vector<const HybridKernels*> all_kernels() {
 }  // namespace
 
 int main(int, char** argv) {
-  const double seconds = std::atof(argv[1]);
-  rng.seed(unsigned(std::atoi(argv[2])));
-  const std::vector<const HybridKernels*> variants = all_kernels();
-  const auto start = std::chrono::steady_clock::now();
-  long ran = 0, refused = 0;
-  while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <
-         seconds) {
-    Layer layer = draw_layer();
-    const bool sound = draw(0, 1);
-    if (!sound) damage(layer);
-    for (const HybridKernels* kernels : variants) {
-      for (const Form form : {Form::kPairs, Form::kDense, Form::kElements}) {
-        run(layer, sound, *kernels, form) ? ++ran : ++refused;
-      }
+  std::vector<std::pair<const HybridKernels*, Form>> variants;
+  for (const HybridKernels* kernels : all_kernels()) {
+    for (const Form form : {Form::kPairs, Form::kDense, Form::kElements}) {
+      variants.emplace_back(kernels, form);
     }
   }
-  std::printf("%ld ran, %ld refused, %zu variants\n", ran, refused, variants.size());
-  return ran > 0 && refused > 0 ? 0 : 1;
+  const auto run_one = [](Layer& layer, bool sound, const auto& variant) {
+    return run(layer, sound, *variant.first, variant.second);
+  };
+  return fuzz(argv, draw_layer, damage, variants, run_one);
 }
