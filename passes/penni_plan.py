@@ -201,20 +201,27 @@ def _within_budget(
         [*(o for o in interpolate(curve, 4) if _saves(layer, o, budgets)), None]
         for layer, curve in zip(layers, options, strict=True)
     ]
-    choices = []
-    for key, share in budgets.items():
-        budget = share * sum(_cost(layer, None, key) for layer in layers)
-        choices.append(
-            [
-                [
-                    Choice(cost=_cost(layer, o, key) / budget, damage=weight * o.error if o else 0)
-                    for o in own
-                ]
-                for layer, own, weight in zip(layers, candidates, weights, strict=True)
-            ]
-        )
+    choices = [_choices(layers, candidates, weights, key, share) for key, share in budgets.items()]
     picked = allocate_both(*choices) if len(choices) > 1 else allocate(choices[0], 1 + ROUNDING)
     return [own[index] for own, index in zip(candidates, picked, strict=True)]
+
+
+def _choices(
+    layers: Sequence[ConvLayer],
+    candidates: Sequence[Sequence[Option | None]],
+    weights: Sequence[float],
+    key: Budget,
+    share: float,
+) -> list[list[Choice]]:
+    """What the candidates cost, as shares of a budget, and what harm they do."""
+    budget = share * sum(_cost(layer, None, key) for layer in layers)
+    return [
+        [
+            Choice(cost=_cost(layer, o, key) / budget, damage=weight * o.error if o else 0.0)
+            for o in own
+        ]
+        for layer, own, weight in zip(layers, candidates, weights, strict=True)
+    ]
 
 
 def _saves(layer: ConvLayer, option: Option, keys: Iterable[Budget]) -> bool:

@@ -1,4 +1,4 @@
-"""Shares one budget between layers.
+"""Shares a budget, or two, between layers.
 
 Every layer has options of known cost and predicted damage, damages add up, and
 
