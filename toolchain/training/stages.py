@@ -193,11 +193,18 @@ class Outcome:
 
 
 def run_stages(run: Run, stages: Sequence[Stage]) -> Outcome:
-    """Runs all stages in order and writes ``result.json`` into the run's folder."""
+    """Runs all stages in order and writes ``result.json`` into the run's folder.
+
+    Raises:
+        ConfigError: a stage cannot do what it is asked to with this model; the message names it.
+    """
     records = []
     for number, stage in enumerate(stages, start=1):
         folder = None if run.folder is None else run.folder / f"{number}-{stage.name}"
-        records.append({"stage": stage.name, **stage.run(run, folder)})
+        try:
+            records.append({"stage": stage.name, **stage.run(run, folder)})
+        except ConfigError as error:
+            raise ConfigError(f"stage {number}, {stage.name}: {error}") from error
     tensors = report_sparsity(run.model).tensors
     outcome = Outcome(stages=tuple(records), sparsity=tuple(asdict(each) for each in tensors))
     if run.folder is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from passes.framework import Progress
+from passes.framework import ConfigError, Progress
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.svg import Cloud, Point, scatter
 from toolchain.training.batches import Dataset
@@ -49,7 +49,8 @@ def run_recipe(
         Strength factor and outcome of every run.
 
     Raises:
-        UsageError: the folder holds runs of another recipe.
+        UsageError: the folder holds runs of another recipe, or a stage cannot do what it is asked
+            to with this model.
         UnreadableError: model or data cannot be made.
     """
     _claim(folder, recipe)
@@ -63,7 +64,10 @@ def run_recipe(
             raise UnreadableError(f"{recipe.model.function}: returns no nn.Module")
         place = folder if len(recipe.strengths) == 1 else folder / f"strength-{factor:g}"
         run = Run(model=model.to(device), data=data, folder=place, progress=progress)
-        outcomes.append((factor, run_stages(run, recipe.with_strength(factor))))
+        try:
+            outcomes.append((factor, run_stages(run, recipe.with_strength(factor))))
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
     if len(outcomes) > 1:
         points = [curve_point(f"×{factor:g}", each, data.metric) for factor, each in outcomes]
         (folder / CURVE).write_text(draw_curves({"penalties": points}, data.metric))

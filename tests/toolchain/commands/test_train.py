@@ -40,6 +40,8 @@ def test_a_recipe_is_run_and_reported(recipe, capsys) -> None:
         ("version: 1\nstage: []", 2, "did you mean 'stages'"),
         ("version: [", 3, "recipe"),
         (RECIPE.replace("tiny:network", "tiny:nothing"), 3, "has no function"),
+        (RECIPE + "  - train: {epochs: 1, distill: 0.5}", 2, "stage 3, train: distill: there is"),
+        (RECIPE + "  - penni: {params: 0.01}", 2, "stage 3, penni: nothing to decompose"),
     ],
 )
 def test_mistakes_have_the_documented_exit_codes(recipe, capsys, text, code, what) -> None:
