@@ -79,7 +79,8 @@ def train(work: Path, names: Sequence[str], seeds: Sequence[int]) -> None:
     for name in names:
         for seed in seeds:
             run = f"{name}-{seed}"
-            options = ["--seed", str(seed), "--threads", "1", "--out", work / run]
+            options: list[str | Path] = ["--seed", str(seed), "--threads", "1"]
+            options += ["--out", work / run]
             document, _ = optc("train", RECIPES / f"{name}.yaml", *options)
             (work / f"{run}.json").write_text(json.dumps(document))
 

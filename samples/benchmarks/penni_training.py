@@ -20,7 +20,8 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.cleanup import prepare
-from passes.cost import ModelCost, model_cost
+from passes.cost import model_cost
+from passes.framework import Cost
 from samples.benchmarks.results import (
     RECIPES,
     RESULTS,
@@ -98,7 +99,7 @@ def train(source: Path, work: Path, names: Sequence[str]) -> None:
     work.mkdir(parents=True, exist_ok=True)
     os.environ["OPTC_DATA"] = str(source)
     for name in names:
-        options = ["--threads", "1", "--out", work / name]
+        options: list[str | Path] = ["--threads", "1", "--out", work / name]
         document, _ = optc("train", RECIPES / f"{name}.yaml", *options)
         (work / f"{name}.json").write_text(json.dumps(document))
 
@@ -152,7 +153,7 @@ def measure(name: str, source: Path, work: Path) -> Row:
     )
 
 
-def cost_of(path: Path) -> ModelCost:
+def cost_of(path: Path) -> Cost:
     """Of a file, with batch norms folded."""
     return model_cost(prepare(ir.load(path)))
 
