@@ -155,20 +155,21 @@ def markdown(rows: Sequence[Row]) -> str:
             "" if row.speedup is None else f"{row.speedup:.2f}",
             f"{row.energy:.1g}",
             f"{row.residual:.1g}",
-            described(row.settings),
+            described(row),
         ]
         for row in rows
     ]
     return table(headers, lines)
 
 
-def described(settings: dict[str, object]) -> str:
+def described(row: Row) -> str:
     """Settings of a run in short."""
+    settings, penalised = row.settings, METHODS[row.method].regularizer is not None
     if settings["recipe"] == "paper":
         return "paper"
     text = f"{settings['epochs']} epochs of {settings['images']}"
     text += f", distilled {settings['distill']:g}" if settings["distill"] else ""
-    text += f", λ_s × {settings['strength']:g}" if settings["strength"] != 1 else ""
+    text += f", λ_s × {settings['strength']:g}" if penalised and settings["strength"] != 1 else ""
     text += f", lr {settings['lr']:g}" if settings["lr"] != 0.01 else ""
     return text + (f" in {settings['cycles']} cycles" if settings.get("cycles", 1) != 1 else "")
 
