@@ -41,12 +41,13 @@ def exported(model: nn.Module, *examples: Tensor) -> ir.Model:
     Raises:
         VerificationError: the exporter changed a weight in a way that is not a scale.
     """
-    result = prepare(dense_onnx(dense_copy(model), *examples))
+    dense = dense_copy(model)
+    result = prepare(dense_onnx(dense, *examples))
     convs = decomposed_convs(model)
     followers: tuple[CompressionPass, ...] = (ShrinkPass(),)
     if convs:
         layers = {layer.name: layer for layer in readable_convs(result)}
-        modules = modules_by_layer(result)
+        modules = modules_by_layer(dense, result)
         factors = {
             name: scaled_factors(layer, convs[modules[name]].factors())
             for name, layer in layers.items()

@@ -4,24 +4,45 @@ Row k of a folded weight is s[k]·W[k].
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 Array = NDArray[np.float64]
 
 
-def modules_by_layer(model: ir.Model) -> Mapping[str, str]:
-    """Module name by name of the convolution, from the names of weights."""
-    return {
-        node.name: weight.name.removesuffix(".weight")
-        for node in model.graph
-        if node.op_type == "Conv"
-        and node.name
-        and (weight := node.inputs[1]) is not None
-        and weight.name
+def modules_by_layer(model: nn.Module, graph: ir.Model) -> Mapping[str, str]:
+    """Names of Conv2d and Linear modules by those of the nodes that use their weights."""
+    named = {
+        f"{name}.weight": name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
     }
+    return {
+        node.name or "": named[value.name or ""]
+        for node in graph.graph
+        for value in node.inputs
+        if value is not None and value.name in named
+    }
+
+
+def unfolded_scales(
+    module: nn.Conv2d | nn.Linear, folded: NDArray[Any], bias: NDArray[Any] | None
+) -> Array:
+    """s, (K,), from the folded weight of a module.
+
+    Where nothing was folded, the module takes over the bias that belongs to its new weight.
+    """
+    rows = module.weight.detach().cpu().double().numpy().reshape(len(folded), -1)
+    scales = row_scales(folded.reshape(rows.shape).astype(np.float64), rows)
+    if bias is not None and module.bias is not None and np.allclose(scales, 1):
+        with torch.no_grad():
+            module.bias.copy_(torch.from_numpy(bias))
+    return scales
 
 
 def row_scales(folded: Array, rows: Array) -> Array:

@@ -16,7 +16,7 @@ from passes.framework import ConfigError
 from passes.linear import LinearLayer, read_layers
 from passes.mathematics import separable
 from runtimes.external_data import read_array
-from toolchain.training.folding import row_scales
+from toolchain.training.folding import modules_by_layer, unfolded_scales
 from toolchain.training.low_rank import Form, LowRank, replace_module
 
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ def take_splits(model: nn.Module, exported: ir.Model, split: ir.Model) -> nn.Mod
     Raises:
         ConfigError: a split layer has no weight of the model.
     """
-    modules = _modules(model, exported)
+    modules = modules_by_layer(model, exported)
     layers = {layer.name: layer for layer in read_layers(prepare(exported.clone()))[0]}
     stored = {
         name: read_array(value.const_value)
@@ -54,21 +54,6 @@ def take_splits(model: nn.Module, exported: ir.Model, split: ir.Model) -> nn.Mod
     return model
 
 
-def _modules(model: nn.Module, exported: ir.Model) -> dict[str, str]:
-    """Names of modules by those of the nodes that use their weights."""
-    named = {
-        f"{name}.weight": name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
-    return {
-        node.name or "": named[value.name or ""]
-        for node in exported.graph
-        for value in node.inputs
-        if value is not None and value.name in named
-    }
-
-
 def _take(
     model: nn.Module,
     name: str,
@@ -78,14 +63,11 @@ def _take(
 ) -> None:
     module = model.get_submodule(name)
     assert isinstance(module, nn.Conv2d | nn.Linear)
-    weight = module.weight.detach().cpu().double().numpy()
-    scale = row_scales(dense.read(), weight.reshape(len(weight), -1))
+    scale = unfolded_scales(module, dense.read(), bias)  # (K,)
     U, V, form = _read(*factors)
     rows = separable.product(U, V) / scale[:, None]  # (K, D)
     with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(rows.reshape(weight.shape)))
-        if bias is not None and module.bias is not None and np.allclose(scale, 1):
-            module.bias.copy_(torch.from_numpy(bias))
+        module.weight.copy_(torch.from_numpy(rows.reshape(module.weight.shape)))
     low_rank = LowRank(module, form)
     low_rank.keep(torch.arange(len(V)))
     replace_module(model, name, low_rank)

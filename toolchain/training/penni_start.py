@@ -5,7 +5,6 @@ of row k are divided by s[k] (see `folding`), and the statistics of batch norms 
 anew afterwards (see `statistics`).
 """
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from runtimes.operators.decomposed_conv import DecomposedWeights, is_decomposed_
 from toolchain.layerwise import ArrayCalibration
 from toolchain.training.decomposed_conv import DecomposedConv2d, replace_module
 from toolchain.training.export import INPUT, dense_onnx
-from toolchain.training.folding import modules_by_layer, row_scales
+from toolchain.training.folding import modules_by_layer, unfolded_scales
 
 BATCH = 32
 
@@ -46,7 +45,7 @@ def decompose_by_pass(
     """
     graph = prepare(dense_onnx(model, images[:2]))
     dense = {layer.name: layer for layer in readable_convs(graph)}
-    modules = modules_by_layer(graph)
+    modules = modules_by_layer(model, graph)
     feeds = [{INPUT: part.cpu().numpy()} for part in torch.split(images, BATCH)]
     step = PenniPass(config, Context(calibration=ArrayCalibration(feeds), progress=progress))
     plan = step.analyse(graph)
@@ -57,22 +56,20 @@ def decompose_by_pass(
     for node in graph.graph:
         if is_decomposed_conv(node):
             layer = dense[layer_name(node)]
-            _take(model, modules.get(layer.name, ""), layer, read_weights(node))
+            if layer.name not in modules:
+                raise ConfigError(f"layer '{layer.name}': its weight is none of the torch model")
+            _take(model, modules[layer.name], layer, read_weights(node))
     return plan
 
 
 def _take(model: nn.Module, name: str, dense: ConvLayer, factors: DecomposedWeights) -> None:
     """Puts factors of the folded layer in the place of the module."""
-    conv = model.get_submodule(name) if name else None
-    if not isinstance(conv, nn.Conv2d):
-        raise ConfigError(f"layer '{dense.name}': its weight is that of no Conv2d of the model")
-    rows = conv.weight.detach().cpu().double().numpy().reshape(len(dense.weight), -1)
-    scale = row_scales(dense.weight.reshape(rows.shape).astype(np.float64), rows)  # (K,)
+    conv = model.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    scale = unfolded_scales(conv, dense.weight, factors.bias)  # (K,)
     decomposed = DecomposedConv2d(conv, rank=len(factors.basis))
     with torch.no_grad():
         decomposed.basis.copy_(torch.from_numpy(factors.basis))
         coefficients = factors.coefficients / scale[:, None, None]  # (K, C, M)
         decomposed.coefficients.copy_(torch.from_numpy(coefficients))
-        if factors.bias is not None and conv.bias is not None and np.allclose(scale, 1):
-            conv.bias.copy_(torch.from_numpy(factors.bias))
     replace_module(model, name, decomposed)
