@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from samples.benchmarks.results import RECIPES, RESULTS, optc, publish, store, stored, table
+from samples.benchmarks.results import RESULTS, publish, store, stored, table, train_recipe
 from toolchain.training.stages import Outcome
 from toolchain.training.sweep import CurvePoint, curve_point, draw_curves
 
@@ -69,11 +69,8 @@ def main() -> None:
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
 def train(work: Path) -> None:
     """Run all recipes, one after the other, on one thread."""
-    work.mkdir(parents=True, exist_ok=True)
     for name in (name for curves in CURVES.values() for name in curves):
-        recipe = RECIPES / f"{name}.yaml"
-        document, _ = optc("train", recipe, "--threads", "1", "--out", work / name)
-        (work / f"{name}.json").write_text(json.dumps(document))
+        train_recipe(name, work)
 
 
 @main.command("table")

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from samples.benchmarks.results import RECIPES, RESULTS, optc, publish, store, stored, table
+from samples.benchmarks.results import RESULTS, publish, store, stored, table, train_recipe
 
 NAME = "deephoyer_mnist"
 LABELS = {
@@ -75,14 +75,9 @@ def main() -> None:
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 def train(work: Path, names: Sequence[str], seeds: Sequence[int]) -> None:
     """Run recipes with each seed, one after the other, on one thread."""
-    work.mkdir(parents=True, exist_ok=True)
     for name in names:
         for seed in seeds:
-            run = f"{name}-{seed}"
-            options: list[str | Path] = ["--seed", str(seed), "--threads", "1"]
-            options += ["--out", work / run]
-            document, _ = optc("train", RECIPES / f"{name}.yaml", *options)
-            (work / f"{run}.json").write_text(json.dumps(document))
+            train_recipe(name, work, "--seed", str(seed), run=f"{name}-{seed}")
 
 
 @main.command("table")

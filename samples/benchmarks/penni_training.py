@@ -23,7 +23,6 @@ from passes.cleanup import prepare
 from passes.cost import model_cost
 from passes.framework import Cost
 from samples.benchmarks.results import (
-    RECIPES,
     RESULTS,
     machine,
     make_data,
@@ -33,6 +32,7 @@ from samples.benchmarks.results import (
     store,
     stored,
     table,
+    train_recipe,
 )
 from samples.benchmarks.rivals import quantise
 
@@ -96,12 +96,9 @@ def main() -> None:
 @click.option("--recipe", "names", multiple=True, type=click.Choice([*LABELS]), default=[*LABELS])
 def train(source: Path, work: Path, names: Sequence[str]) -> None:
     """Run recipes, one after the other, on one thread."""
-    work.mkdir(parents=True, exist_ok=True)
     os.environ["OPTC_DATA"] = str(source)
     for name in names:
-        options: list[str | Path] = ["--threads", "1", "--out", work / name]
-        document, _ = optc("train", RECIPES / f"{name}.yaml", *options)
-        (work / f"{name}.json").write_text(json.dumps(document))
+        train_recipe(name, work)
 
 
 @main.command("table")

@@ -36,6 +36,22 @@ def optc(*arguments: str | Path) -> tuple[Any, float]:
         return json.load(stdout), usage.ru_maxrss * 1024
 
 
+def train_recipe(name: str, work: Path, *options: str, run: str | None = None) -> None:
+    """Runs `optc train` on one thread; keeps what it prints as ``run.json`` beside its folder.
+
+    Args:
+        name: of a recipe of `samples/recipes`.
+        work: folder of the runs; made where it is not there.
+        options: of the command.
+        run: name of the run; that of the recipe where it is None.
+    """
+    run = name if run is None else run
+    work.mkdir(parents=True, exist_ok=True)
+    fixed = ("--threads", "1", "--out", work / run)
+    document, _ = optc("train", RECIPES / f"{name}.yaml", *options, *fixed)
+    (work / f"{run}.json").write_text(json.dumps(document))
+
+
 def score(model: Path, data: Path, *options: str) -> float:
     """Top-1 of `optc eval`, percent."""
     return 100 * float(optc("eval", model, "--data", data, *options)[0]["top1"])
