@@ -2,10 +2,11 @@
 
 Under a budget the plan minimises
 
-    Σ_l s_l · e_l(rank, density),    s_l = (output error when only layer l is perturbed) / e_l
+    Σ_l D_l(e_l(rank, density)),    D_l = output error when only layer l is perturbed
 
 where e_l is the predicted relative squared error of the layer and the output error is measured
-by forward runs; without calibration s_l = 1 and e_l is the error of the weights.
+by forward runs (see `passes.sensitivity`); without calibration D_l(e) = e is the error of the
+weights.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,11 +24,11 @@ from passes.mathematics.allocation import ROUNDING, Choice, allocate, allocate_b
 from passes.mathematics.basis import rank_for_energy, svd_basis
 from passes.mathematics.curves import Curve, Option, interpolate, measured_curve, weight_curve
 from passes.mathematics.fit import FitConfig, LayerSetting
-from passes.mathematics.moments import own_moments
+from passes.mathematics.moments import Moments, own_moments
 from passes.mathematics.selection import keep_above_deviation
 from passes.penni_fit import bias_of, kernels_of
 from passes.rows import draw_rows
-from passes.sensitivity import Sensitivity
+from passes.sensitivity import PROPORTIONAL, Damage, Sensitivity, measured_damage, probes
 
 Array32 = NDArray[np.float32]
 Budget = Literal["params", "macs"]
@@ -111,11 +112,11 @@ def plan_network(
         BudgetError: the budget is below the smallest factors.
         ValueError: a budget of MACs, and the output size of a layer is unknown.
     """
-    options, weights = _curves(model, layers, request, calibration, seed, progress)
+    options, damages = _curves(model, layers, request, calibration, seed, progress)
     if not request.has_budget:
         chosen: list[Option | None] = [_requested(curve) for curve in options]
     else:
-        chosen = _within_budget(layers, options, weights, request)
+        chosen = _within_budget(layers, options, damages, request)
     return {
         layer.name: LayerPlan(
             setting=_setting(layer, option, request), predicted_error=float(np.sqrt(option.error))
@@ -132,25 +133,26 @@ def _curves(
     calibration: LayerwiseCalibration | None,
     seed: int,
     progress: Progress,
-) -> tuple[list[Sequence[Option]], list[float]]:
-    """Options and sensitivity of every layer."""
+) -> tuple[list[Sequence[Option]], list[Damage]]:
+    """Options of every layer, and what errors of it do to the network."""
     options: list[Sequence[Option]] = []
     if calibration is None:
         for layer in layers:
             ranks, densities = _ranks(layer, request), _densities(layer, request)
             options.append(weight_curve(kernels_of(layer), ranks, densities, request.pair))
-        return options, [1.0] * len(layers)
-    weights = []
+        return options, [PROPORTIONAL] * len(layers)
+    damages = []
     analysis = _Analysis(model, layers, request, calibration, seed)
     for done, layer in enumerate(layers, start=1):
-        options.append(analysis.curve(layer).options)
-        weights.append(analysis.sensitivity)
+        curve, damage = analysis.of(layer)
+        options.append(curve.options)
+        damages.append(damage)
         progress(done, len(layers), layer.name)
-    return options, weights
+    return options, damages
 
 
 class _Analysis:
-    """One walk through the unchanged network, measuring curves and sensitivities."""
+    """One walk through the unchanged network, measuring curves and damage."""
 
     def __init__(
         self,
@@ -164,23 +166,29 @@ class _Analysis:
         self._request = request
         self._rng = np.random.default_rng(seed)
         self._probe = Sensitivity(self._walk) if request.has_budget else None
-        self.sensitivity = 1.0
 
-    def curve(self, layer: ConvLayer) -> Curve:
-        """Options of the next layer; sets its sensitivity when there is a budget."""
+    def of(self, layer: ConvLayer) -> tuple[Curve, Damage]:
+        """Options of the next layer, and what its errors do where there is a budget."""
         maps, prior = self._walk.maps(layer.name), kernels_of(layer)
         X, _ = draw_rows(maps, layer.weight.shape[2:], layer.geometry, PLAN_ROWS, self._rng)
         raw = own_moments(X, prior.reshape(len(prior), -1), bias_of(layer).astype(np.float64))
         problem = raw.with_ridge(FitConfig().ridge, prior.reshape(len(prior), -1))
         ranks, densities = _ranks(layer, self._request), _densities(layer, self._request)
         curve = measured_curve(problem, prior, ranks, densities, self._request.pair)
-        original = (layer.weight, bias_of(layer))
-        if self._probe is not None:
-            weight = curve.probe.reshape(layer.weight.shape).astype(np.float32)
-            probe = (weight, raw.bias(curve.probe).astype(np.float32))
-            self.sensitivity = self._probe.of(layer.name, original, probe) / curve.probe_error
-        self._walk.commit(layer.name, *original)
-        return curve
+        damage = self._damage(layer, curve, raw)
+        self._walk.commit(layer.name, layer.weight, bias_of(layer))
+        return curve, damage
+
+    def _damage(self, layer: ConvLayer, curve: Curve, moments: Moments) -> Damage:
+        if self._probe is None:
+            return PROPORTIONAL
+        original, points = (layer.weight, bias_of(layer)), []
+        for index in probes([option.error for option in curve.options]):
+            W = curve.weights[index]
+            other = (W.reshape(layer.weight.shape).astype(np.float32), moments.bias(W))
+            damage = self._probe.of(layer.name, original, (other[0], other[1].astype(np.float32)))
+            points.append((curve.options[index].error, damage))
+        return measured_damage(points)
 
 
 def _requested(options: Sequence[Option]) -> Option:
@@ -192,7 +200,7 @@ def _requested(options: Sequence[Option]) -> Option:
 def _within_budget(
     layers: Sequence[ConvLayer],
     options: Sequence[Sequence[Option]],
-    weights: Sequence[float],
+    damages: Sequence[Damage],
     request: Request,
 ) -> list[Option | None]:
     """Allocates; None keeps a layer dense."""
@@ -201,7 +209,7 @@ def _within_budget(
         [*(o for o in interpolate(curve, 4) if _saves(layer, o, budgets)), None]
         for layer, curve in zip(layers, options, strict=True)
     ]
-    choices = [_choices(layers, candidates, weights, key, share) for key, share in budgets.items()]
+    choices = [_choices(layers, candidates, damages, key, share) for key, share in budgets.items()]
     picked = allocate_both(*choices) if len(choices) > 1 else allocate(choices[0], 1 + ROUNDING)
     return [own[index] for own, index in zip(candidates, picked, strict=True)]
 
@@ -209,7 +217,7 @@ def _within_budget(
 def _choices(
     layers: Sequence[ConvLayer],
     candidates: Sequence[Sequence[Option | None]],
-    weights: Sequence[float],
+    damages: Sequence[Damage],
     key: Budget,
     share: float,
 ) -> list[list[Choice]]:
@@ -217,10 +225,10 @@ def _choices(
     budget = share * sum(_cost(layer, None, key) for layer in layers)
     return [
         [
-            Choice(cost=_cost(layer, o, key) / budget, damage=weight * o.error if o else 0.0)
+            Choice(cost=_cost(layer, o, key) / budget, damage=damage.at(o.error) if o else 0.0)
             for o in own
         ]
-        for layer, own, weight in zip(layers, candidates, weights, strict=True)
+        for layer, own, damage in zip(layers, candidates, damages, strict=True)
     ]
 
 

@@ -58,7 +58,10 @@ def choose(
 def _choices(layer: LinearLayer, analysis: Analysis, key: str) -> list[Choice]:
     """Every option, and last the layer as it is."""
     options = [
-        Choice(cost=_cost(layer, each, key), damage=analysis.sensitivity * each.error)
+        Choice(
+            cost=_cost(layer, each, key),
+            damage=sum(damage.at(each.error) for damage in analysis.damages),
+        )
         for each in analysis.options
     ]
     own = analysis.milliseconds if key == "latency" else _amount(layer, None, key)

@@ -1,9 +1,9 @@
 """Plans the splits of a whole network: form and rank of every layer.
 
-Under a budget the plan minimises Σ_l s_l · e_l(form, rank), where e_l is the relative squared error
-of the layer, exact on the calibration rows, and s_l what it does to the network's output, measured
-by forward runs (see `passes.sensitivity`); without calibration s_l = 1 and errors are those of the
-weights.
+Under a budget the plan minimises Σ_l D_l(e_l(form, rank)), where e_l is the relative squared error
+of the layer, exact on the calibration rows, and D_l what it does to the network's output, measured
+by forward runs (see `passes.sensitivity`); without calibration D_l(e) = e and errors are those of
+the weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from passes.mathematics import separable
 from passes.mathematics.lowrank import principal_outputs, truncate, truncation_errors
 from passes.mathematics.moments import Moments, own_moments, pooled, weight_moments
 from passes.rows import draw_rows
-from passes.sensitivity import Sensitivity
+from passes.sensitivity import PROPORTIONAL, Damage, Sensitivity, measured_damage, probes
 from passes.split import Form, Split
 from passes.svd_config import SvdConfig
 from passes.svd_timing import SplitTimes
@@ -34,8 +34,6 @@ RIDGE = 1e-4
 """Of the mean diagonal of H: directions that the calibration data hardly shows are kept as well."""
 SPATIAL_RANKS = 8
 TIMED_RANKS = 8
-PROBE_ERROR = 0.03
-"""Relative squared error at which the network's sensitivity is measured, about."""
 FASTER = 0.97
 """A split must take at most this share of the layer's time."""
 
@@ -62,13 +60,13 @@ class Analysis:
     Attributes:
         options: that pay; empty where none does.
         refusal: why there are none.
-        sensitivity: s_l.
+        damages: D_l, one for each node that uses the weight.
         milliseconds: of the layer as it is; None where nothing was measured.
     """
 
     options: tuple[Option, ...]
     refusal: str = ""
-    sensitivity: float = 1.0
+    damages: tuple[Damage, ...] = (PROPORTIONAL,)
     milliseconds: float | None = None
 
 
@@ -89,10 +87,10 @@ def analyse_layers(
             todo.append(layer)
         else:
             found[layer.name] = Analysis(options=(), refusal=_why_none(layer, config))
-    visits = _Visits(model, todo, context, probes=config.budget is not None)
-    for done, (layer, W, moments, sensitivity) in enumerate(visits, start=1):
+    visits = _Visits(model, todo, context, probed=config.budget is not None)
+    for done, (layer, W, moments, damages) in enumerate(visits, start=1):
         options = list(_options(layer, W, moments, ranks[layer.name]))
-        found[layer.name] = _timed(layer, options, sensitivity, times)
+        found[layer.name] = _timed(layer, options, damages, times)
         context.progress(done, len(todo), f"plan {layer.name}")
     return found
 
@@ -121,10 +119,10 @@ def candidate_ranks(
 
 
 class _Visits:
-    """Every layer with its weight, moments and sensitivity; calibrated on one walk."""
+    """Every layer with its weight, moments and damage; calibrated on one walk."""
 
     def __init__(
-        self, model: ir.Model, layers: Sequence[LinearLayer], context: Context, *, probes: bool
+        self, model: ir.Model, layers: Sequence[LinearLayer], context: Context, *, probed: bool
     ) -> None:
         self._layers = layers
         self._rng = np.random.default_rng(context.seed)
@@ -133,36 +131,41 @@ class _Visits:
         self._probe: Sensitivity | None = None
         if context.calibration is not None and layers:
             self._walk = context.calibration.walk(model, [use.name for use, _ in self._uses])
-            self._probe = Sensitivity(self._walk) if probes else None
+            self._probe = Sensitivity(self._walk) if probed else None
 
-    def __iter__(self) -> Iterator[tuple[LinearLayer, Array, Moments | None, float]]:
+    def __iter__(
+        self,
+    ) -> Iterator[tuple[LinearLayer, Array, Moments | None, tuple[Damage, ...]]]:
         """Layers in the order of their last use; without calibration there are no moments."""
         parts: dict[str, list[Moments]] = {}
-        sensitivity: dict[str, float] = {}
+        damages: dict[str, tuple[Damage, ...]] = {}
         for use, layer in self._uses:
             W = layer.read()
             if self._walk is None:
                 if use is layer.uses[-1]:
-                    yield layer, W, None, 1.0
+                    yield layer, W, None, (PROPORTIONAL,)
                 continue
             moments = visit(self._walk, use, layer, W, self._rng)
             parts.setdefault(layer.name, []).append(moments)
-            damage = 1.0 if self._probe is None else self._damage(use, layer, W, moments)
-            sensitivity[layer.name] = sensitivity.get(layer.name, 0.0) + damage
+            damage = self._damage(use, layer, W, moments)
+            damages[layer.name] = (*damages.get(layer.name, ()), damage)
             self._walk.commit(use.name, *dense(layer, use, W))
             if use is layer.uses[-1]:
-                yield layer, W, pooled(parts.pop(layer.name)), sensitivity[layer.name]
+                yield layer, W, pooled(parts.pop(layer.name)), damages[layer.name]
 
-    def _damage(self, use: LinearUse, layer: LinearLayer, W: Array, moments: Moments) -> float:
-        """Relative squared error of the output for that of the layer."""
-        assert self._probe is not None
+    def _damage(self, use: LinearUse, layer: LinearLayer, W: Array, moments: Moments) -> Damage:
+        """What truncations of one use do to the network."""
+        if self._probe is None:
+            return PROPORTIONAL
         E = principal_outputs(W, moments.with_ridge(RIDGE, W).H)
         errors = truncation_errors(E, W, moments.H)
-        rank = int(np.abs(errors - PROBE_ERROR).argmin()) + 1
-        U, V = truncate(W, E, rank)
-        other = dense(layer, use, U @ V, moments.bias(U @ V))
-        error = float(errors[rank - 1])
-        return self._probe.of(use.name, dense(layer, use, W), other) / error if error else 1.0
+        points = []
+        for index in probes(errors):
+            U, V = truncate(W, E, index + 1)
+            other = dense(layer, use, U @ V, moments.bias(U @ V))
+            damage = self._probe.of(use.name, dense(layer, use, W), other)
+            points.append((float(errors[index]), damage))
+        return measured_damage(points)
 
 
 def visit(
@@ -193,12 +196,15 @@ def _options(
 
 
 def _timed(
-    layer: LinearLayer, options: Sequence[Option], sensitivity: float, times: SplitTimes | None
+    layer: LinearLayer,
+    options: Sequence[Option],
+    damages: tuple[Damage, ...],
+    times: SplitTimes | None,
 ) -> Analysis:
     """Leaves out what is measured not to be faster."""
     measured = None if times is None else times.of(layer, [option.split for option in options])
     if measured is None:
-        return Analysis(options=tuple(options), sensitivity=sensitivity)
+        return Analysis(options=tuple(options), damages=damages)
     options = [replace(each, milliseconds=measured[each.split]) for each in options]
     own = measured[None]
     faster = tuple(each for each in options if measured[each.split] <= FASTER * own)
@@ -207,7 +213,7 @@ def _timed(
         f"measured slower: at best {measured[best.split]:.3g} ms ({best.split.form}, rank "
         f"{best.split.rank}) against {own:.3g} ms"
     )
-    return Analysis(options=faster, refusal=refusal, sensitivity=sensitivity, milliseconds=own)
+    return Analysis(options=faster, refusal=refusal, damages=damages, milliseconds=own)
 
 
 def _why_none(layer: LinearLayer, config: SvdConfig) -> str:

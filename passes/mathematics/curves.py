@@ -41,17 +41,15 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Options of one layer, and the weight that belongs to one of them.
+    """Options of one layer, and the weights that belong to them.
 
     Attributes:
         options: by rank, then by rising density.
-        probe: (K, C·d) weight for measuring what an error of this layer does to the network.
-        probe_error: its relative squared error.
+        weights: (K, C·d) of each.
     """
 
     options: tuple[Option, ...]
-    probe: Array
-    probe_error: float
+    weights: tuple[Array, ...]
 
 
 def measured_curve(
@@ -71,7 +69,7 @@ def measured_curve(
         pair: drop all M coefficients of a channel pair together.
     """
     options: list[Option] = []
-    probes: list[tuple[float, Array]] = []
+    weights: list[Array] = []
     for rank in ranks:
         B = _basis(moments, prior, rank)
         H, G = project(moments.H, moments.G, B)
@@ -84,13 +82,8 @@ def measured_curve(
             W = dense(B, Ce.reshape(*prior.shape[:2], rank))
             error = moments.error(W)
             options.append(Option(rank=rank, keep=int(mask.sum()), error=max(error, FLOOR)))
-            probes.append((error, W))
-    error, probe = min(probes, key=lambda entry: abs(entry[0] - PROBE_ERROR))
-    return Curve(options=tuple(options), probe=probe, probe_error=max(error, FLOOR))
-
-
-PROBE_ERROR = 0.03
-"""Relative squared error at which the network's sensitivity is measured, about."""
+            weights.append(W)
+    return Curve(options=tuple(options), weights=tuple(weights))
 
 
 def weight_curve(

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from samples.benchmarks.penni_accuracy import needed_bytes
@@ -65,6 +66,17 @@ def test_two_thirds_of_the_macs_keep_the_accuracy(folder, capsys) -> None:
     assert result["output"]["macs"] <= 0.667 * result["input"]["macs"]
     score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
     assert score["drop_points"] <= 1.0  # the full test set shows 0.1
+
+
+def test_a_budget_knows_what_large_errors_do(folder, capsys) -> None:
+    """Of the last block a small error does nothing, and a large one loses 36 points."""
+    small = folder / "channel.onnx"
+    images = np.load(folder / "calib.npz")["input"][:128]
+    np.savez(folder / "few.npz", input=images)
+    options = ["--pass", "svd:macs=0.55,form=channel,multiple=1", "--calib", folder / "few.npz"]
+    run(capsys, "transform", MODEL, *options, "-o", small)
+    score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
+    assert score["drop_points"] <= 5  # the full test set shows 3.4
 
 
 @pytest.mark.slow

@@ -131,8 +131,8 @@ def test_measured_curve_falls_with_density_and_rank():
     assert (np.diff(errors, axis=1) < 0).all()
     assert (np.diff(errors[:, -1]) < 0).all()
     assert errors[-1, -1] < 1e-6
-    probe = raw.error(curve.probe)
-    assert probe == pytest.approx(curve.probe_error, rel=0.05)
+    for option, weight in zip(curve.options, curve.weights, strict=True):
+        assert raw.error(weight) == pytest.approx(option.error, rel=0.05, abs=1e-6)
     fine = interpolate(curve.options, 2)
     assert len(fine) == 9 + 2 * 6
     assert [o for o in fine if o in curve.options] == list(curve.options)
