@@ -49,11 +49,14 @@ def command(
         raise MissingComponentError('training needs torch: pip install "optc[torch]"')
     import torch
 
+    from toolchain.training.memory import keep_freed_memory
     from toolchain.training.recipe import load_training_recipe
     from toolchain.training.sweep import run_recipe
 
     loaded = load_training_recipe(recipe, seed)
     place = _device(device)
+    if place.type == "cpu":
+        keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     folder = recipe.with_suffix("") if out is None else out
