@@ -182,7 +182,8 @@ class Trainer:
         if self._folder is None or not (self._folder / CHECKPOINT).exists():
             return
         state = load_state(self._folder / CHECKPOINT, self._device)
-        if state.get("config") != _plain(self._config):
+        # An option that the checkpoint lacks is newer than it is.
+        if _plain(TrainConfig(epochs=1)) | state.get("config", {}) != _plain(self._config):
             raise UsageError(
                 f"{self._folder}: holds a run of another configuration; remove it or choose another"
             )

@@ -76,6 +76,18 @@ def test_another_configuration_does_not_continue_a_run(tmp_path) -> None:
         Trainer(tiny.network(), tiny.data(), TrainConfig(epochs=2), folder=tmp_path).run()
 
 
+def test_a_checkpoint_goes_on_after_an_update_that_brings_options(tmp_path) -> None:
+    config = TrainConfig(epochs=1)
+    Trainer(tiny.network(), tiny.data(), config, folder=tmp_path).run()
+    state = torch.load(tmp_path / CHECKPOINT)
+    del state["config"]["cycles"]
+    torch.save(state, tmp_path / CHECKPOINT)
+    assert len(Trainer(tiny.network(), tiny.data(), config, folder=tmp_path).run()) == 1
+    with pytest.raises(UsageError, match="another configuration"):
+        other = TrainConfig(epochs=1, cycles=2)
+        Trainer(tiny.network(), tiny.data(), other, folder=tmp_path).run()
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])
 def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, content) -> None:
     (tmp_path / CHECKPOINT).write_bytes(content)
