@@ -34,6 +34,7 @@ from toolchain.model_io import save_model
 from toolchain.training.distillation import distillation_loss
 from toolchain.training.hybrid_conv import Bounded
 from toolchain.training.hybrid_network import HybridNetwork
+from toolchain.training.memory import keep_freed_memory
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
 
@@ -51,6 +52,7 @@ class Run:
         bits: of a coefficient.
         epochs: over the 50,000 training images.
         lr: learning rate of Adam, of parameters that are all about 1.
+        mixup: α of images that are mixed for distillation; 0 mixes none.
     """
 
     network: str
@@ -58,6 +60,7 @@ class Run:
     bits: int
     epochs: int
     lr: float = 2e-3
+    mixup: float = 0.0
 
 
 RUNS = {
@@ -91,6 +94,7 @@ class Row:
     trained: float
     dense_nbytes: int
     nbytes: int
+    mixup: float = 0.0
     remark: str = ""
 
 
@@ -131,7 +135,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
         network,
         data.train(batch),
         config,
-        loss=distillation_loss(teacher, 1.0, TEMPERATURE),
+        loss=distillation_loss(teacher, 1.0, TEMPERATURE, run.mixup),
         evaluate=lambda model: {"top1": score_exported(network.exported(), test)},
         hooks=(Bounded(),),
         folder=folder,
@@ -152,13 +156,23 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
         trained=history[-1]["top1"],
         dense_nbytes=paths[0].stat().st_size,
         nbytes=(work / f"{name}.onnx").stat().st_size,
+        mixup=run.mixup,
     )
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table."""
     headers = ["model", "decomposed by", "bits", "top-1 dense", "decomposed", "quantised"]
-    headers += ["trained", "epochs", "lr", "minutes", "file", "smaller than fp32", "remark"]
+    headers += [
+        "trained",
+        "epochs",
+        "lr",
+        "mixup",
+        "minutes",
+        "file",
+        "smaller than fp32",
+        "remark",
+    ]
     lines = [
         [
             row.network,
@@ -168,6 +182,7 @@ def markdown(rows: Sequence[Row]) -> str:
             f"**{row.trained:.2f}**",
             str(row.epochs),
             f"{row.lr:g}",
+            f"{row.mixup:g}",
             f"{row.seconds / 60:.0f}",
             f"{row.nbytes / 1000:.0f} kB",
             f"{row.dense_nbytes / row.nbytes:.1f}×",
@@ -203,6 +218,7 @@ def main(
 ) -> None:
     """Trains what is asked for, one after the other; rows of others stay as they are."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     for name in names:
         row = train(name, source, work, images, batch)
         rows = [Row(**each) for each in stored(NAME, out)[0] if each["name"] != name]

@@ -26,6 +26,7 @@ from samples.datasets import cifar10
 from toolchain.svg import Cloud, Point, scatter
 from toolchain.training.log import read_json, write_json
 from toolchain.training.low_rank import Form
+from toolchain.training.memory import keep_freed_memory
 
 NAME = "svd_training"
 TIME = "time.json"
@@ -51,6 +52,7 @@ def main() -> None:
 @click.option("--strength", default=1.0, help="Factor of the regularisers' strengths.")
 @click.option("--lr", default=0.01, help="Learning rate of the short recipe.")
 @click.option("--cycles", default=1, help="Of the learning rate after the cut.")
+@click.option("--mixup", default=0.0, help="α of images mixed for distillation; 0 mixes none.")
 @click.option("--threads", default=1, help="Of torch.")
 def train(
     source: Path,
@@ -64,6 +66,7 @@ def train(
 ) -> None:
     """Train the methods one after the other, each for all shares of the MACs."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     settings = Settings(**options)  # type: ignore[arg-type]
     claim(work, settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -112,7 +115,7 @@ def tabulate(work: Path | None, out: Path) -> None:
 
 def key(row: Row) -> tuple[object, ...]:
     """What makes a run another one."""
-    return row.model, row.form, row.method, row.share, tuple(row.settings.values())
+    return row.model, row.form, row.method, row.share, Settings(**row.settings)  # type: ignore[arg-type]
 
 
 def rows_of(work: Path) -> dict[Path, Row]:
@@ -164,14 +167,17 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def described(row: Row) -> str:
     """Settings of a run in short."""
-    settings, penalised = row.settings, METHODS[row.method].regularizer is not None
-    if settings["recipe"] == "paper":
+    settings = Settings(**row.settings)  # type: ignore[arg-type]
+    if settings.recipe == "paper":
         return "paper"
-    text = f"{settings['epochs']} epochs of {settings['images']}"
-    text += f", distilled {settings['distill']:g}" if settings["distill"] else ""
-    text += f", λ_s × {settings['strength']:g}" if penalised and settings["strength"] != 1 else ""
-    text += f", lr {settings['lr']:g}" if settings["lr"] != 0.01 else ""
-    return text + (f" in {settings['cycles']} cycles" if settings.get("cycles", 1) != 1 else "")
+    penalised = METHODS[row.method].regularizer is not None
+    parts = [f"{settings.epochs} epochs of {settings.images}"]
+    parts += [f"distilled {settings.distill:g}"] if settings.distill else []
+    parts += [f"mixup {settings.mixup:g}"] if settings.mixup else []
+    parts += [f"λ_s × {settings.strength:g}"] if penalised and settings.strength != 1 else []
+    parts += [f"lr {settings.lr:g}"] if settings.lr != 0.01 else []
+    parts += [f"{settings.cycles} cycles"] if settings.cycles != 1 else []
+    return ", ".join(parts)
 
 
 def curves(rows: Sequence[Row]) -> str:

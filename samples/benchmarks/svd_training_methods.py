@@ -71,6 +71,7 @@ class Settings:
         strength: factor of λ_s.
         lr: learning rate of the short recipe.
         cycles: of the learning rate after the cut.
+        mixup: α of images that are mixed for distillation; 0 mixes none.
     """
 
     recipe: str = "short"
@@ -80,6 +81,7 @@ class Settings:
     strength: float = 1.0
     lr: float = 0.01
     cycles: int = 1
+    mixup: float = 0.0
 
     @property
     def phases(self) -> tuple[TrainConfig, TrainConfig]:

@@ -226,7 +226,8 @@ class Bench:
     def _loss(self) -> Loss:
         if not self.settings.distill:
             return classification_loss
-        return distillation_loss(self.network(), self.settings.distill, TEMPERATURE)
+        settings = self.settings
+        return distillation_loss(self.network(), settings.distill, TEMPERATURE, settings.mixup)
 
     def _once(self, what: str, folder: Path, model: nn.Module, data: Dataset) -> float:
         """Top-1, kept in the folder so that a run that goes on need not measure it again."""

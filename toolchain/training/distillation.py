@@ -3,6 +3,10 @@
     L = (1 − a)·CE(z, y) + a·T²·KL(softmax(t/T) ‖ softmax(z/T))
 
 Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
+
+A trained model is so sure of the images it was trained on that its outputs say little more than
+their labels. Of mixed images they say more (Beyer et al., "Knowledge distillation: a good teacher
+is patient and consistent", CVPR 2022, section 3).
 """
 
 import torch
@@ -11,13 +15,16 @@ from torch import Tensor, nn
 from toolchain.training.objectives import Batch, Loss, model_device
 
 
-def distillation_loss(teacher: nn.Module, share: float, temperature: float) -> Loss:
+def distillation_loss(
+    teacher: nn.Module, share: float, temperature: float, mixup: float = 0.0
+) -> Loss:
     """A loss for `Trainer`; batches are (inputs, class numbers).
 
     Args:
         teacher: gives t; set to eval mode.
         share: a, of the comparison with the teacher.
         temperature: T.
+        mixup: α of `mixed`, which both models are called with; 0 leaves inputs as they are.
     """
     teacher.eval()
 
@@ -25,13 +32,39 @@ def distillation_loss(teacher: nn.Module, share: float, temperature: float) -> L
         inputs, labels = batch
         if model_device(teacher) != inputs.device:
             teacher.to(inputs.device)
+        inputs, order, first = mixed(inputs, mixup) if mixup else (inputs, None, None)
         with torch.no_grad():
             target = (teacher(inputs) / temperature).log_softmax(1)
         logits = model(inputs)
-        cross_entropy = nn.functional.cross_entropy(logits, labels)
+        cross_entropy = nn.functional.cross_entropy(logits, labels, reduction="none")  # (N)
+        if order is not None:
+            other = nn.functional.cross_entropy(logits, labels[order], reduction="none")
+            cross_entropy = torch.lerp(other, cross_entropy, first)
         divergence = nn.functional.kl_div(
             (logits / temperature).log_softmax(1), target, reduction="batchmean", log_target=True
         )
-        return (1 - share) * cross_entropy + share * temperature**2 * divergence
+        return (1 - share) * cross_entropy.mean() + share * temperature**2 * divergence
 
     return loss
+
+
+def mixed(inputs: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixes each sample with another one of the batch.
+
+        x̃ = λ·x + (1 − λ)·x',  λ ~ Beta(α, α)
+
+    Source: Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018, with a λ of its
+    own for every sample, which keeps the statistics of batches alike.
+
+    Args:
+        inputs: (N, ...).
+        alpha: above 0; 1 draws λ evenly.
+
+    Returns:
+        Mixed samples, the number (N) of each one's x', and λ (N).
+    """
+    samples = len(inputs)
+    order = torch.randperm(samples).to(inputs.device)
+    first = torch.distributions.Beta(alpha, alpha).sample((samples,)).to(inputs)
+    shares = first.view(-1, *[1] * (inputs.ndim - 1))  # (N, 1, ...)
+    return torch.lerp(inputs[order], inputs, shares), order, first

@@ -5,6 +5,7 @@ in a folder of its own, so that a run that was killed continues in the middle of
 over those that are done.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class TrainStage(Stage):
             in turn; 0 trains both at once.
         distill: share of the loss that compares with the outputs of the dense model.
         temperature: of that comparison.
+        mixup: α of inputs that are mixed for it; 0 mixes none.
     """
 
     name: ClassVar[str] = "train"
@@ -58,6 +60,7 @@ class TrainStage(Stage):
     alternate: int = 0
     distill: float = 0.0
     temperature: float = 4.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks ranges.
@@ -72,6 +75,10 @@ class TrainStage(Stage):
             raise ConfigError(f"distill is {self.distill:g}, expected a share from 0 to 1")
         if not self.temperature > 0:
             raise ConfigError(f"temperature is {self.temperature:g}, expected more than 0")
+        if not 0 <= self.mixup < math.inf:
+            raise ConfigError(f"mixup is {self.mixup:g}, expected 0 or more")
+        if self.mixup and not self.distill:
+            raise ConfigError("mixup: inputs are mixed for distillation only; set distill")
 
     def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
         """Returns loss and metrics after the last epoch, and the time of all.
@@ -110,7 +117,7 @@ class TrainStage(Stage):
             return run.data.loss
         if run.teacher is None:
             raise ConfigError("distill: there is no dense model to learn from; decompose first")
-        return distillation_loss(run.teacher, self.distill, self.temperature)
+        return distillation_loss(run.teacher, self.distill, self.temperature, self.mixup)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,7 @@ from torch import nn
 from passes.framework import ConfigError
 from tests.toolchain.training import tiny
 from toolchain.training.decomposed_conv import DecomposeConfig, decompose
-from toolchain.training.distillation import distillation_loss
 from toolchain.training.hooks import Penalty
-from toolchain.training.objectives import classification_loss
 from toolchain.training.penni import Alternation, BalancedFactors
 from toolchain.training.pruning import PruneConfig, prune
 from toolchain.training.train_config import TrainConfig
@@ -69,17 +67,3 @@ def test_hoyer_on_pairs_empties_whole_pairs(model) -> None:
 def test_alternation_of_no_epochs_is_refused() -> None:
     with pytest.raises(ConfigError, match="alternate is 0"):
         Alternation(interval=0)
-
-
-def test_distillation_is_the_formula_of_hinton() -> None:
-    torch.manual_seed(0)
-    student, teacher = nn.Linear(5, 3), nn.Linear(5, 3)
-    x, y = torch.randn(7, 5), torch.randint(3, (7,))
-    p = torch.softmax(teacher(x) / 2, 1)
-    q = torch.softmax(student(x) / 2, 1)
-    divergence = (p * (p / q).log()).sum(1).mean()
-    expected = 0.3 * classification_loss(student, (x, y)) + 0.7 * 4 * divergence
-    loss = distillation_loss(teacher, 0.7, 2.0)(student, (x, y))
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    assert teacher.weight.grad is None and student.weight.grad is not None

@@ -75,7 +75,7 @@ def test_all_zeros_are_held_those_of_biases_as_well() -> None:
 
 
 def test_a_run_that_stops_anywhere_ends_as_if_it_had_not(tmp_path) -> None:
-    """Alternation, distillation and masks continue as well; the seed is in pytest's header."""
+    """Alternation, mixed inputs and masks continue as well; the seed is in pytest's header."""
 
     def penni_run(folder: Path, stop: int | None = None) -> Outcome:
         left = iter(range(stop or 10**9))
@@ -108,6 +108,7 @@ def penni_stages() -> list[Stage]:
         penalties=(penalty,),
         alternate=1,
         distill=0.3,
+        mixup=0.5,
     )
     rule = PruneConfig(rule="deviation", value=0.8, parameters=coefficients)
     return [
@@ -133,7 +134,10 @@ def test_distillation_and_alternation_need_decomposed_layers() -> None:
             )
 
 
-@pytest.mark.parametrize("options", [{"batch": 0}, {"alternate": -1}, {"distill": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"batch": 0}, {"alternate": -1}, {"distill": 2}, {"mixup": 1}, {"mixup": -1, "distill": 1}],
+)
 def test_options_out_of_range_are_refused(options) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         TrainStage(config=TrainConfig(epochs=1), **options)
