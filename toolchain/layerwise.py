@@ -2,7 +2,7 @@
 
 Activations that later nodes still need are kept, so every node runs once in each branch: a walk
 costs two forward passes, whatever the number of layers. Each step runs as a small model in
-onnxruntime, without graph optimisation.
+onnxruntime, without graph optimisation but for probes, which only ask how large an error is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -173,7 +173,8 @@ class _Branch:
         nodes = network.ancestors([name], self._values)
         used = {value for node in nodes for value in inputs_of(network.nodes[node])}
         inputs = self._element_types(used)
-        session = network.step(nodes, inputs, [name], {**self.replaced, **replaced})
+        own = {**self.replaced, **replaced}
+        session = network.step(nodes, inputs, [name], own, optimised=True)
         results: list[Array] = []
         samples = 0
         for index, count in enumerate(self._samples):

@@ -91,8 +91,18 @@ class Network:
         inputs: Mapping[str, int],
         outputs: Sequence[str],
         replaced: Replaced,
+        *,
+        optimised: bool = False,
     ) -> onnxruntime.InferenceSession:
-        """A session that runs the named nodes; `inputs` gives onnx element types."""
+        """A session that runs the named nodes; `inputs` gives onnx element types.
+
+        Args:
+            names: of nodes.
+            inputs: values that are fed.
+            outputs: values that come back.
+            replaced: what runs in the place of some nodes.
+            optimised: let onnxruntime rewrite the graph; faster, and rounded otherwise.
+        """
         nodes: list[onnx.NodeProto] = []
         tensors: dict[str, onnx.TensorProto] = {}
         for node in self.graph.node:
@@ -117,7 +127,7 @@ class Network:
             opset_imports=self.model.opset_import,
             functions=self.model.functions,
         )
-        return _open(model, self.threads)
+        return _open(model, self.threads, optimised=optimised)
 
 
 def _embedded(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
@@ -129,13 +139,14 @@ def _embedded(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
     return proto
 
 
-def _open(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
+def _open(model: onnx.ModelProto, threads: int, *, optimised: bool) -> onnxruntime.InferenceSession:
+    exact = not optimised
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= ort.MAX_MESSAGE_BYTES:
-        return ort.session(model.SerializeToString(), threads=threads, disable_optimisation=True)
+        return ort.session(model.SerializeToString(), threads=threads, disable_optimisation=exact)
     with tempfile.TemporaryDirectory(prefix="optc-") as folder:
         path = Path(folder, "step.onnx")
         onnx.save(model, path, save_as_external_data=True, location="step.data")
-        return ort.session(path, threads=threads, disable_optimisation=True)
+        return ort.session(path, threads=threads, disable_optimisation=exact)
 
 
 def inputs_of(node: onnx.NodeProto) -> list[str]:
