@@ -160,7 +160,7 @@ class _Visits:
         E = principal_outputs(W, moments.with_ridge(RIDGE, W).H)
         errors = truncation_errors(E, W, moments.H)
         points = []
-        for index in probes(errors):
+        for index in probes(errors.tolist()):
             U, V = truncate(W, E, index + 1)
             other = dense(layer, use, U @ V, moments.bias(U @ V))
             damage = self._probe.of(use.name, dense(layer, use, W), other)

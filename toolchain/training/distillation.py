@@ -32,18 +32,17 @@ def distillation_loss(
         inputs, labels = batch
         if model_device(teacher) != inputs.device:
             teacher.to(inputs.device)
-        inputs, order, first = mixed(inputs, mixup) if mixup else (inputs, None, None)
+        inputs, order, first = mixed(inputs, mixup)
         with torch.no_grad():
             target = (teacher(inputs) / temperature).log_softmax(1)
         logits = model(inputs)
-        cross_entropy = nn.functional.cross_entropy(logits, labels, reduction="none")  # (N)
-        if order is not None:
-            other = nn.functional.cross_entropy(logits, labels[order], reduction="none")
-            cross_entropy = torch.lerp(other, cross_entropy, first)
+        own = nn.functional.cross_entropy(logits, labels, reduction="none")  # (N)
+        other = nn.functional.cross_entropy(logits, labels[order], reduction="none")
+        cross_entropy = torch.lerp(other, own, first.to(own)).mean()
         divergence = nn.functional.kl_div(
             (logits / temperature).log_softmax(1), target, reduction="batchmean", log_target=True
         )
-        return (1 - share) * cross_entropy.mean() + share * temperature**2 * divergence
+        return (1 - share) * cross_entropy + share * temperature**2 * divergence
 
     return loss
 
@@ -58,12 +57,15 @@ def mixed(inputs: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         inputs: (N, ...).
-        alpha: above 0; 1 draws λ evenly.
+        alpha: 1 draws λ evenly; 0 leaves samples as they are, and draws nothing.
 
     Returns:
         Mixed samples, the number (N) of each one's x', and λ (N).
     """
     samples = len(inputs)
+    if not alpha:
+        every = torch.arange(samples, device=inputs.device)
+        return inputs, every, torch.ones(samples, device=inputs.device)
     order = torch.randperm(samples).to(inputs.device)
     first = torch.distributions.Beta(alpha, alpha).sample((samples,)).to(inputs)
     shares = first.view(-1, *[1] * (inputs.ndim - 1))  # (N, 1, ...)

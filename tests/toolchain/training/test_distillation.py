@@ -32,6 +32,14 @@ def test_mixed_samples_lie_between_two_of_the_batch(alpha: float, samples: int) 
     torch.testing.assert_close(result, shares * x + (1 - shares) * x[order])
 
 
+def test_samples_may_stay_as_they_are_and_then_nothing_is_drawn() -> None:
+    x = torch.randn(5, 2)
+    state = torch.get_rng_state()
+    result, order, first = mixed(x, 0)
+    assert result is x and order.tolist() == [0, 1, 2, 3, 4] and first.tolist() == [1] * 5
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_shares_of_a_mix_follow_the_beta_distribution() -> None:
     """Var λ = 1 / (4·(2α + 1)), from 1/4 where one sample is all of it to 0 for even mixes."""
     torch.manual_seed(0)
