@@ -1,7 +1,7 @@
 """Chooses form and bits of every layer for `escalate`, on the network as it is.
 
-Under a budget of bytes the plan minimises Σ_l s_l·e_l(bits) as that of `penni` does: e_l is the
-relative squared error of the layer, s_l what such an error does to the output of the network.
+Under a budget of bytes the plan minimises Σ_l D_l(bits), where D_l is the relative squared error of
+the network's output when only layer l is quantised, measured by forward runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,16 @@ from passes.escalate_fit import Quantised, quantise_layer
 from passes.escalate_graph import Codes
 from passes.escalate_layers import DecomposedLayer, Layer
 from passes.framework import Context
-from passes.layerwise import LayerwiseCalibration, LayerwiseWalk, Substitute
+from passes.layerwise import LayerwiseCalibration, Substitute
 from passes.mathematics.allocation import Choice, allocate
 from passes.mathematics.hybrid_fit import Effort
 from passes.mathematics.quantization import CalibrationError
+from passes.sensitivity import Sensitivity
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_weights
 
 PLAN_ROWS = 4096
 PLAN_SAMPLES = 128
-PROBE_SAMPLES = 64
 QUICK = Effort(relu_rounds=0, scale_rounds=2)
-FLOOR = 1e-9
 NAMES = {8: "8-bit", 4: "4-bit", 2: "ternary"}
 
 
@@ -74,8 +73,9 @@ def plan_layers(
     """
     walk = calibration.walk(model, [], PLAN_SAMPLES)
     codes, rng = Codes(model.graph), np.random.default_rng(context.seed)
+    probe = Sensitivity(walk) if config.size is not None else None
     options: list[list[LayerChoice]] = []
-    weights: list[float] = []
+    damages: list[list[float]] = []
     for done, (name, layer) in enumerate(layers.items(), start=1):
         maps = walk.maps(name)
         bits = config.choices if isinstance(layer, DecomposedLayer) else (8,)
@@ -89,12 +89,11 @@ def plan_layers(
         except CalibrationError as error:
             raise CalibrationError(f"'{name}': {error}") from error
         options.append([_choice(layer, each, tried[each], config) for each in bits])
-        probed = config.size is not None and len(bits) > 1
-        weights.append(_sensitivity(walk, layer, tried[bits[-1]]) if probed else 1.0)
+        damages.append(_damages(probe, layer, list(tried.values())))
         context.progress(done, len(layers), f"plan {name}")
     chosen = [0] * len(options)
     if config.size is not None:
-        chosen = _within(options, weights, config.size, model, layers)
+        chosen = _within(options, damages, config.size, model, layers)
     return {
         name: tried_[index] for name, tried_, index in zip(layers, options, chosen, strict=True)
     }
@@ -102,7 +101,7 @@ def plan_layers(
 
 def _within(
     options: Sequence[Sequence[LayerChoice]],
-    weights: Sequence[float],
+    damages: Sequence[Sequence[float]],
     share: float,
     model: ir.Model,
     layers: Mapping[str, Layer],
@@ -113,8 +112,8 @@ def _within(
     used = (value for value in model.graph.initializers.values() if value.uses())
     others = sum(v.const_value.nbytes for v in used if v.const_value is not None) - stored
     choices = [
-        [Choice(cost=o.nbytes, damage=weight * max(o.error**2, FLOOR)) for o in layer]
-        for layer, weight in zip(options, weights, strict=True)
+        [Choice(cost=o.nbytes, damage=damage) for o, damage in zip(layer, own, strict=True)]
+        for layer, own in zip(options, damages, strict=True)
     ]
     return allocate(choices, share * (others + dense) - others)
 
@@ -131,17 +130,12 @@ def _dense(layer: Layer) -> int:
     return int(4 * (K * C * layer.weights.basis[0].size + K))
 
 
-def _sensitivity(walk: LayerwiseWalk, layer: Layer, coarsest: Quantised) -> float:
-    """Relative squared error of the network's output over that of the layer."""
-    name = layer.node.name or ""
-    unchanged = Substitute(nodes=[layer.node], constants=[])
-    before = walk.probe_substitute(name, unchanged, PROBE_SAMPLES)
-    after = walk.probe_substitute(name, coarsest.substitute, PROBE_SAMPLES)
-    loss = sum(
-        float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(before, after, strict=True)
-    )
-    power = sum(float(np.square(a, dtype=np.float64).sum()) for a in before) or 1.0
-    return loss / power / max(coarsest.error**2, FLOOR)
+def _damages(probe: Sensitivity | None, layer: Layer, tried: Sequence[Quantised]) -> list[float]:
+    """Of every way to quantise a layer; a single one is not worth measuring."""
+    if probe is None or len(tried) == 1:
+        return [0.0] * len(tried)
+    name, unchanged = layer.node.name or "", Substitute(nodes=[layer.node], constants=[])
+    return [probe.of_substitute(name, unchanged, each.substitute) for each in tried]
 
 
 def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfig) -> LayerChoice:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from passes.layerwise import LayerwiseWalk
+from passes.layerwise import LayerwiseWalk, Substitute
 
 Array = NDArray[np.float32]
 
@@ -82,11 +82,20 @@ class Sensitivity:
             probe: others.
         """
         if not self._reference:
-            self._reference = self._outputs(layer, original)
-        pairs = list(zip(self._reference, self._outputs(layer, probe), strict=True))
-        loss = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)
-        power = sum(float(np.square(a, dtype=np.float64).sum()) for a, _ in pairs)
-        return loss / (power or 1.0)
+            self._reference = self._walk.probe(layer, *original, self._samples)
+        return relative_error(self._reference, self._walk.probe(layer, *probe, self._samples))
 
-    def _outputs(self, layer: str, weights: tuple[Array, Array]) -> Sequence[Array]:
-        return self._walk.probe(layer, *weights, self._samples)
+    def of_substitute(self, layer: str, original: Substitute, probe: Substitute) -> float:
+        """The same, if other nodes ran in the place of the layer."""
+        if not self._reference:
+            self._reference = self._walk.probe_substitute(layer, original, self._samples)
+        other = self._walk.probe_substitute(layer, probe, self._samples)
+        return relative_error(self._reference, other)
+
+
+def relative_error(expected: Sequence[Array], found: Sequence[Array]) -> float:
+    """Σ‖a − b‖² / Σ‖a‖² over batches; Σ‖b‖² where a is zero throughout."""
+    pairs = list(zip(expected, found, strict=True))
+    loss = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)
+    power = sum(float(np.square(a, dtype=np.float64).sum()) for a, _ in pairs)
+    return loss / (power or 1.0)
