@@ -9,9 +9,8 @@ by forward runs (see `passes.sensitivity`); without calibration D_l(e) = e is th
 weights.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -20,18 +19,17 @@ from numpy.typing import NDArray
 from passes.conv import ConvLayer
 from passes.framework import Progress
 from passes.layerwise import LayerwiseCalibration
-from passes.mathematics.allocation import ROUNDING, Choice, allocate, allocate_both
 from passes.mathematics.basis import rank_for_energy, svd_basis
-from passes.mathematics.curves import Curve, Option, interpolate, measured_curve, weight_curve
+from passes.mathematics.curves import Curve, Option, measured_curve, weight_curve
 from passes.mathematics.fit import FitConfig, LayerSetting
 from passes.mathematics.moments import Moments, own_moments
 from passes.mathematics.selection import keep_above_deviation
+from passes.penni_budget import Budget, within_budgets
 from passes.penni_fit import bias_of, kernels_of
 from passes.rows import draw_rows
 from passes.sensitivity import PROPORTIONAL, Damage, Sensitivity, measured_damage, probes
 
 Array32 = NDArray[np.float32]
-Budget = Literal["params", "macs"]
 
 DEFAULT_RANK = 5
 PLAN_ROWS = 16384
@@ -116,7 +114,7 @@ def plan_network(
     if not request.has_budget:
         chosen: list[Option | None] = [_requested(curve) for curve in options]
     else:
-        chosen = _within_budget(layers, options, damages, request)
+        chosen = within_budgets(layers, options, damages, request.budgets)
     return {
         layer.name: LayerPlan(
             setting=_setting(layer, option, request), predicted_error=float(np.sqrt(option.error))
@@ -195,59 +193,6 @@ def _requested(options: Sequence[Option]) -> Option:
     """Without a budget there is one rank and one density."""
     [option] = options
     return option
-
-
-def _within_budget(
-    layers: Sequence[ConvLayer],
-    options: Sequence[Sequence[Option]],
-    damages: Sequence[Damage],
-    request: Request,
-) -> list[Option | None]:
-    """Allocates; None keeps a layer dense."""
-    budgets = request.budgets
-    candidates: list[list[Option | None]] = [
-        [*(o for o in interpolate(curve, 4) if _saves(layer, o, budgets)), None]
-        for layer, curve in zip(layers, options, strict=True)
-    ]
-    choices = [_choices(layers, candidates, damages, key, share) for key, share in budgets.items()]
-    picked = allocate_both(*choices) if len(choices) > 1 else allocate(choices[0], 1 + ROUNDING)
-    return [own[index] for own, index in zip(candidates, picked, strict=True)]
-
-
-def _choices(
-    layers: Sequence[ConvLayer],
-    candidates: Sequence[Sequence[Option | None]],
-    damages: Sequence[Damage],
-    key: Budget,
-    share: float,
-) -> list[list[Choice]]:
-    """What the candidates cost, as shares of a budget, and what harm they do."""
-    budget = share * sum(_cost(layer, None, key) for layer in layers)
-    return [
-        [
-            Choice(cost=_cost(layer, o, key) / budget, damage=damage.at(o.error) if o else 0.0)
-            for o in own
-        ]
-        for layer, own, damage in zip(layers, candidates, damages, strict=True)
-    ]
-
-
-def _saves(layer: ConvLayer, option: Option, keys: Iterable[Budget]) -> bool:
-    return all(_cost(layer, option, key) < _cost(layer, None, key) for key in keys)
-
-
-def _cost(layer: ConvLayer, option: Option | None, key: Budget) -> float:
-    """Parameters nnz + M·R·S, or MACs HoWo·(C·M·R·S + nnz); of the dense layer for None."""
-    d, C = layer.kernel_size, layer.weight.shape[1]
-    positions = 1
-    if key == "macs":
-        if layer.output_positions is None:
-            raise ValueError(f"{layer.name}: output size unknown, MACs cannot be counted")
-        positions = layer.output_positions
-    if option is None:
-        return float(positions * layer.weight.size)
-    basis = option.rank * d * (C if key == "macs" else 1)
-    return float(positions * (basis + option.keep))
 
 
 def _setting(layer: ConvLayer, option: Option, request: Request) -> LayerSetting:
