@@ -257,7 +257,7 @@ def claim(work: Path, settings: Settings) -> None:
         click.UsageError: it holds runs of others.
     """
     path = work / "settings.json"
-    if path.exists() and read_json(path) != asdict(settings):
+    if path.exists() and Settings(**read_json(path)) != settings:
         raise click.UsageError(f"{work}: holds runs of other settings; choose another folder")
     work.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(settings))
