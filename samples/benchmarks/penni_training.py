@@ -124,6 +124,7 @@ def measure(name: str, source: Path, work: Path) -> Row:
     """The row of one run."""
     [run] = json.loads((work / f"{name}.json").read_text())["runs"]
     fitted, *_, trained, _ = run["stages"]
+    trainings = [stage for stage in run["stages"] if stage["stage"] == "train"]
     network = name.split("_")[1]
     dense, file = source / "models" / f"{network}_cifar10.onnx", work / name / "model.onnx"
     int8, data = work / f"{network}_int8.onnx", work / "eval_full.npz"
@@ -141,8 +142,8 @@ def measure(name: str, source: Path, work: Path) -> Row:
         macs=(left.macs or 0) / (whole.macs or 1),
         nbytes=file.stat().st_size,
         dense_nbytes=dense.stat().st_size,
-        epochs=trained["epoch"],
-        seconds=trained["seconds"],
+        epochs=sum(each["epoch"] for each in trainings),
+        seconds=sum(each["seconds"] for each in trainings),
         milliseconds=timed[2]["median_ms"],
         over_fp32=timed[2]["speedup"],
         over_int8=timed[1]["median_ms"] / timed[2]["median_ms"],
