@@ -27,7 +27,7 @@ from passes.mathematics.selection import keep_above_deviation
 from passes.penni_budget import Budget, within_budgets
 from passes.penni_fit import bias_of, kernels_of
 from passes.rows import draw_rows
-from passes.sensitivity import PROPORTIONAL, Damage, Sensitivity, measured_damage, probes
+from passes.sensitivity import PROPORTIONAL, Damage, Sensitivity
 
 Array32 = NDArray[np.float32]
 
@@ -180,13 +180,14 @@ class _Analysis:
     def _damage(self, layer: ConvLayer, curve: Curve, moments: Moments) -> Damage:
         if self._probe is None:
             return PROPORTIONAL
-        original, points = (layer.weight, bias_of(layer)), []
-        for index in probes([option.error for option in curve.options]):
-            W = curve.weights[index]
-            other = (W.reshape(layer.weight.shape).astype(np.float32), moments.bias(W))
-            damage = self._probe.of(layer.name, original, (other[0], other[1].astype(np.float32)))
-            points.append((curve.options[index].error, damage))
-        return measured_damage(points)
+
+        def option(place: int) -> tuple[Array32, Array32]:
+            W = curve.weights[place]
+            weight = W.reshape(layer.weight.shape).astype(np.float32)
+            return weight, moments.bias(W).astype(np.float32)
+
+        errors = [each.error for each in curve.options]
+        return self._probe.curve(layer.name, (layer.weight, bias_of(layer)), errors, option)
 
 
 def _requested(options: Sequence[Option]) -> Option:

@@ -5,7 +5,7 @@ block of a ResNet-20 ten times the error did 170 times the damage. So damage is 
 errors, over the range that a budget chooses from.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,25 @@ class Sensitivity:
         if not self._reference:
             self._reference = self._walk.probe(layer, *original, self._samples)
         return relative_error(self._reference, self._walk.probe(layer, *probe, self._samples))
+
+    def curve(
+        self,
+        layer: str,
+        original: tuple[Array, Array],
+        errors: Sequence[float],
+        option: Callable[[int], tuple[Array, Array]],
+    ) -> Damage:
+        """Damage of a layer over its error, measured at some of its options.
+
+        Args:
+            layer: as for `of`, like `original`.
+            original: see above.
+            errors: relative squared error of the layer for every option.
+            option: weight and bias of one of them, by its place in `errors`.
+        """
+        return measured_damage(
+            (errors[place], self.of(layer, original, option(place))) for place in probes(errors)
+        )
 
     def of_substitute(self, layer: str, original: Substitute, probe: Substitute) -> float:
         """The same, if other nodes ran in the place of the layer."""

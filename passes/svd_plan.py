@@ -21,7 +21,7 @@ from passes.mathematics import separable
 from passes.mathematics.lowrank import principal_outputs, truncate, truncation_errors
 from passes.mathematics.moments import Moments, own_moments, pooled, weight_moments
 from passes.rows import draw_rows
-from passes.sensitivity import PROPORTIONAL, Damage, Sensitivity, measured_damage, probes
+from passes.sensitivity import PROPORTIONAL, Damage, Sensitivity
 from passes.split import Form, Split
 from passes.svd_config import SvdConfig
 from passes.svd_timing import SplitTimes
@@ -159,13 +159,12 @@ class _Visits:
             return PROPORTIONAL
         E = principal_outputs(W, moments.with_ridge(RIDGE, W).H)
         errors = truncation_errors(E, W, moments.H)
-        points = []
-        for index in probes(errors.tolist()):
-            U, V = truncate(W, E, index + 1)
-            other = dense(layer, use, U @ V, moments.bias(U @ V))
-            damage = self._probe.of(use.name, dense(layer, use, W), other)
-            points.append((float(errors[index]), damage))
-        return measured_damage(points)
+
+        def truncated(place: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            U, V = truncate(W, E, place + 1)
+            return dense(layer, use, U @ V, moments.bias(U @ V))
+
+        return self._probe.curve(use.name, dense(layer, use, W), errors.tolist(), truncated)
 
 
 def visit(
