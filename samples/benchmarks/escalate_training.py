@@ -163,16 +163,8 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
 def markdown(rows: Sequence[Row]) -> str:
     """The table."""
     headers = ["model", "decomposed by", "bits", "top-1 dense", "decomposed", "quantised"]
-    headers += [
-        "trained",
-        "epochs",
-        "lr",
-        "mixup",
-        "minutes",
-        "file",
-        "smaller than fp32",
-        "remark",
-    ]
+    headers += ["trained", "epochs", "lr", "mixup", "minutes", "file", "smaller than fp32"]
+    headers += ["remark"]
     lines = [
         [
             row.network,

@@ -123,7 +123,7 @@ def tabulate(source: Path | None, work: Path | None, out: Path) -> None:
 def measure(name: str, source: Path, work: Path) -> Row:
     """The row of one run."""
     [run] = json.loads((work / f"{name}.json").read_text())["runs"]
-    fitted, *_, trained, _ = run["stages"]
+    fitted = run["stages"][0]
     trainings = [stage for stage in run["stages"] if stage["stage"] == "train"]
     network = name.split("_")[1]
     dense, file = source / "models" / f"{network}_cifar10.onnx", work / name / "model.onnx"
@@ -136,7 +136,7 @@ def measure(name: str, source: Path, work: Path) -> Row:
         recipe=name,
         dense=score(dense, data),
         fitted=fitted["top1"],
-        trained=trained["top1"],
+        trained=trainings[-1]["top1"],
         exported=score(file, data),
         parameters=left.parameters / whole.parameters,
         macs=(left.macs or 0) / (whole.macs or 1),

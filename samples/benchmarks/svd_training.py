@@ -115,7 +115,7 @@ def tabulate(work: Path | None, out: Path) -> None:
 
 def key(row: Row) -> tuple[object, ...]:
     """What makes a run another one."""
-    return row.model, row.form, row.method, row.share, Settings(**row.settings)  # type: ignore[arg-type]
+    return row.model, row.form, row.method, row.share, Settings(**row.settings)
 
 
 def rows_of(work: Path) -> dict[Path, Row]:
@@ -167,7 +167,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def described(row: Row) -> str:
     """Settings of a run in short."""
-    settings = Settings(**row.settings)  # type: ignore[arg-type]
+    settings = Settings(**row.settings)
     if settings.recipe == "paper":
         return "paper"
     penalised = METHODS[row.method].regularizer is not None

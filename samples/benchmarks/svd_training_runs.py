@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -74,7 +75,7 @@ class Row:
     form: str
     method: str
     share: float
-    settings: dict[str, object]
+    settings: dict[str, Any]
     dense: float
     full: float
     energy: float
