@@ -1,5 +1,6 @@
 """What is measured of tiny models; how long it takes is never looked at."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from toolchain.bench import (
     aggregate_profile,
     bench,
     feeds_of,
+    measure,
     probe,
     profile,
 )
@@ -50,6 +52,31 @@ def test_models_are_measured_side_by_side(tmp_path: Path, monkeypatch: pytest.Mo
         assert (result.peak_bytes, result.create_seconds) == (10, 0.5)
     assert (first.speedup.ratio, first.speedup.low, first.speedup.high) == (1, 1, 1)
     assert second.speedup.ratio == first.latency.median / second.latency.median
+
+
+@pytest.mark.parametrize(("threads", "slept"), [(1, 0), (2, 2 * 4), (0, 2 * 4)])
+def test_a_turn_on_several_threads_begins_once_those_before_sleep(
+    threads: int, slept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake = 0.0  # seconds of processor time that another thread still takes
+    used = 0.0
+    sleeps = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal awake, used, sleeps
+        sleeps += 1
+        used += min(awake, seconds)
+        awake = max(0.0, awake - seconds)
+
+    def run(_feeds: object) -> None:
+        nonlocal awake
+        awake = 3 * toolchain.bench.REST_SECONDS
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "process_time", lambda: used)
+    config = BenchConfig(threads=threads, rounds=2, warmup=0.001)
+    measure([run], [{}], config, lambda *_: None)
+    assert sleeps == slept
 
 
 def test_the_time_limit_leaves_at_least_five_rounds(
