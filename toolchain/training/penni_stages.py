@@ -1,6 +1,5 @@
 """The stages that decompose convolutions: from their weights alone, or fitted to data."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ class DecomposeStage(Stage):
 
     def run(self, run: Run, folder: Path | None) -> Mapping[str, Any]:
         """Returns metrics and, for every convolution, what was done."""
-        run.teacher = copy.deepcopy(run.model)
+        run.keep_teacher()
         decisions = decompose(run.model, self.config)
         return {**run.measure(run.model), "layers": {each.layer: each.reason for each in decisions}}
 
@@ -65,7 +64,7 @@ class PenniStage(Stage):
         Raises:
             ConfigError: the model has several inputs, or nothing can be decomposed as asked.
         """
-        run.teacher = copy.deepcopy(run.model)
+        run.keep_teacher()
         torch.manual_seed(SEED)
         inputs = run.data.inputs(next(iter(run.data.train(self.samples))))
         if len(inputs) != 1:

@@ -14,7 +14,8 @@
       - export: {}
 
 `model` returns an `nn.Module`, `data` a `toolchain.training.batches.Dataset`; both may be given as
-``module:function`` alone, other keys are arguments. Keys are strict, as in `toolchain.recipe`.
+``module:function`` alone, other keys are arguments. So may `teacher`, a network that stages with
+`distill` learn from instead of the model as it was. Keys are strict, as in `toolchain.recipe`.
 """
 
 import dataclasses
@@ -68,6 +69,7 @@ class TrainingRecipe:
         model: makes the network.
         data: makes the data.
         stages: in the order in which they run.
+        teacher: makes a network to distill from; None: the model before it was decomposed.
         seed: of initial weights, order and augmentation.
         strengths: factors of all penalties; more than one makes a run for each, and a curve.
     """
@@ -75,6 +77,7 @@ class TrainingRecipe:
     model: FunctionCall
     data: FunctionCall
     stages: tuple[Stage, ...]
+    teacher: FunctionCall | None = None
     seed: int = 0
     strengths: tuple[float, ...] = (1.0,)
 
@@ -108,6 +111,7 @@ def parse_training_recipe(data: Any, where: str, seed: int | None = None) -> Tra
     for key in ("model", "data", "stages"):
         if not data.get(key):
             raise UsageError(f"{where}: '{key}' is missing")
+    teacher = data.get("teacher")
     if seed is None:
         seed = _value(data.get("seed", 0), int, f"{where}: seed")
     assert seed is not None
@@ -115,6 +119,7 @@ def parse_training_recipe(data: Any, where: str, seed: int | None = None) -> Tra
         model=_function_call(data["model"], f"{where}: model"),
         data=_function_call(data["data"], f"{where}: data"),
         stages=tuple(_stage(entry, seed, where) for entry in _entries(data["stages"], where)),
+        teacher=None if teacher is None else _function_call(teacher, f"{where}: teacher"),
         seed=seed,
         strengths=_value(data.get("strengths", [1.0]), tuple[float, ...], f"{where}: strengths"),
     )

@@ -1,5 +1,6 @@
 """What the stages of a compression run work on, and what a stage is."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Run:
         folder: of checkpoints, logs and results; None keeps nothing.
         progress: called while a stage trains.
         masks: zeros that are held from here on; None before the first pruning.
-        teacher: the model before it was decomposed, to distill from.
+        teacher: to distill from; one that is not given is the model before it was decomposed.
         chosen: lines that an analysis has chosen; None before there was one.
     """
 
@@ -49,6 +50,11 @@ class Run:
     def all_lines(self) -> tuple[LineGroup, ...]:
         """Lines of the model that go together; found when they are first asked for."""
         return coupled_lines(self.model, self.data.inputs(next(iter(self.data.test(2)))))
+
+    def keep_teacher(self) -> None:
+        """Remembers the model as it is now to distill from, unless another was given."""
+        if self.teacher is None:
+            self.teacher = copy.deepcopy(self.model)
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Metrics on the test data."""

@@ -46,7 +46,7 @@ class TrainStage(Stage):
         lines: penalties on lines that go together, added as well.
         alternate: epochs for which coefficients and bases of decomposed convolutions are trained
             in turn; 0 trains both at once.
-        distill: share of the loss that compares with the outputs of the dense model.
+        distill: share of the loss that compares with the outputs of the teacher.
         temperature: of that comparison.
         mixup: α of inputs that are mixed for it; 0 mixes none.
     """
@@ -116,7 +116,9 @@ class TrainStage(Stage):
         if not self.distill:
             return run.data.loss
         if run.teacher is None:
-            raise ConfigError("distill: there is no dense model to learn from; decompose first")
+            raise ConfigError(
+                "distill: there is no model to learn from; name a teacher, or decompose first"
+            )
         return distillation_loss(run.teacher, self.distill, self.temperature, self.mixup)
 
 

@@ -12,7 +12,7 @@ from toolchain.errors import UnreadableError, UsageError
 from toolchain.svg import Cloud, Point, scatter
 from toolchain.training.batches import Dataset
 from toolchain.training.log import json_form, read_json, write_json
-from toolchain.training.recipe import TrainingRecipe
+from toolchain.training.recipe import FunctionCall, TrainingRecipe
 from toolchain.training.run import Run
 from toolchain.training.stages import Outcome, run_stages, seeded
 
@@ -57,13 +57,12 @@ def run_recipe(
     data = recipe.data()
     if not isinstance(data, Dataset):
         raise UnreadableError(f"{recipe.data.function}: returns no Dataset")
+    teacher = None if recipe.teacher is None else _network(recipe.teacher, recipe.seed, device)
     outcomes = []
     for factor in recipe.strengths:
-        model = seeded(recipe.model, recipe.seed)
-        if not isinstance(model, nn.Module):
-            raise UnreadableError(f"{recipe.model.function}: returns no nn.Module")
+        model = _network(recipe.model, recipe.seed, device)
         place = folder if len(recipe.strengths) == 1 else folder / f"strength-{factor:g}"
-        run = Run(model=model.to(device), data=data, folder=place, progress=progress)
+        run = Run(model=model, data=data, folder=place, progress=progress, teacher=teacher)
         try:
             outcomes.append((factor, run_stages(run, recipe.with_strength(factor))))
         except ConfigError as error:
@@ -98,6 +97,13 @@ def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], metric: str = "top1"
         y_label=METRICS.get(metric, metric),
         x_log=True,
     )
+
+
+def _network(function: FunctionCall, seed: int, device: torch.device) -> nn.Module:
+    network = seeded(function, seed)
+    if not isinstance(network, nn.Module):
+        raise UnreadableError(f"{function.function}: returns no nn.Module")
+    return network.to(device)
 
 
 def _by_size(points: Sequence[CurvePoint]) -> list[CurvePoint]:

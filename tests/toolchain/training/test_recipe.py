@@ -7,7 +7,7 @@ from toolchain.errors import UnreadableError, UsageError
 from toolchain.training.hooks import Penalty
 from toolchain.training.penni_stages import DecomposeStage
 from toolchain.training.pruning import PruneConfig
-from toolchain.training.recipe import load_training_recipe, parse_training_recipe
+from toolchain.training.recipe import FunctionCall, load_training_recipe, parse_training_recipe
 from toolchain.training.regularizers import Blocks
 from toolchain.training.stages import ExportStage, PruneStage, TrainStage
 from toolchain.training.sweep import CurvePoint, draw_curves, run_recipe
@@ -16,6 +16,7 @@ TEXT = """
 version: 1
 seed: 3
 model: {function: "tests.toolchain.training.tiny:network", seed: 5}
+teacher: tests.toolchain.training.tiny:network
 data: tests.toolchain.training.tiny:dataset
 strengths: [0.5, 4]
 stages:
@@ -48,6 +49,9 @@ def test_a_recipe_becomes_typed_stages(path) -> None:
     decompose, train, prune, export = recipe.stages
     assert isinstance(decompose, DecomposeStage) and decompose.config.exclude == ("0",)
     assert isinstance(train, TrainStage) and isinstance(export, ExportStage)
+    assert recipe.teacher == FunctionCall(
+        function="tests.toolchain.training.tiny:network", arguments={}
+    )
     assert (train.config.lr, train.config.seed, train.batch) == (0.01, 3, 64)
     groups = ("pair", Blocks(rows=1, columns=2), (0, 2))
     assert train.penalties == (
@@ -112,6 +116,7 @@ def test_curves_are_drawn_in_the_order_of_compression() -> None:
         ("rule: deviation", "rule: std", "rule is 'std', expected one of"),
         ("data: tests", "date: tests", "did you mean 'data'"),
         ("seed: 3", "seed: -3", "seed is -3"),
+        ("teacher: tests", "teacher: [3] #", "teacher is 'module:function'"),
     ],
 )
 def test_mistakes_are_one_line_that_names_them(old, new, what, path) -> None:
@@ -144,6 +149,7 @@ def test_documents_of_another_form_are_refused(document, what) -> None:
         ("seed: 5}", "sead: 5}", "failed with TypeError"),
         ("tiny:dataset", "tiny:data", "returns no Dataset"),
         ('tiny:network", seed: 5', 'tiny:data", seed: 5', "returns no nn.Module"),
+        ("tiny:network\ndata", "tiny:data\ndata", "returns no nn.Module"),
     ],
 )
 def test_functions_of_the_user_that_fail_are_named(old, new, what, path, tmp_path) -> None:

@@ -124,6 +124,14 @@ def test_models_follow_from_their_seed() -> None:
     assert (first == again).all() and not (first == other).all()
 
 
+def test_a_given_teacher_stays_and_needs_no_decomposition() -> None:
+    teacher = seeded(tiny.network, 7)
+    run = Run(model=seeded(tiny.network, 8), data=tiny.dataset(), teacher=teacher)
+    train = TrainStage(config=TrainConfig(epochs=1), batch=32, distill=1)
+    run_stages(run, [train, DecomposeStage(config=DecomposeConfig(rank=4)), train])
+    assert run.teacher is teacher
+
+
 def test_distillation_and_alternation_need_decomposed_layers() -> None:
     config = TrainConfig(epochs=1)
     for options in ({"alternate": 1}, {"distill": 0.5}):
