@@ -43,7 +43,17 @@ LABELS = {
     "penni_resnet20_pair": "ResNet-20, channel pairs, 4 basis kernels",
     "penni_resnet56": "ResNet-56, elements",
     "penni_resnet56_pair": "ResNet-56, channel pairs, 4 basis kernels",
+    "penni_resnet18_short": "ResNet-18 from scratch, 2,000 images, a trial of the recipe for a GPU",
 }
+FOR_A_GPU = {
+    "penni_resnet18_gpu": "ResNet-18 from scratch, elements",
+    "penni_resnet18_pair_gpu": "ResNet-18 from scratch, channel pairs, 4 basis kernels",
+    "penni_vgg16_gpu": "VGG-16 from scratch, elements",
+    "penni_vgg16_pair_gpu": "VGG-16 from scratch, channel pairs, 4 basis kernels",
+}
+ALL = LABELS | FOR_A_GPU
+DECOMPOSING = ("penni", "decompose")
+"""Stages that do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +63,7 @@ class Row:
     Attributes:
         recipe: its name.
         dense: of the network.
-        fitted: of what the pass made of it, with statistics of batch norms estimated anew.
+        fitted: of what was decomposed.
         trained: after fine-tuning, by torch.
         exported: by onnxruntime.
         parameters: share left of the whole network.
@@ -93,7 +103,7 @@ def main() -> None:
 @main.command()
 @click.option("--source", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
-@click.option("--recipe", "names", multiple=True, type=click.Choice([*LABELS]), default=[*LABELS])
+@click.option("--recipe", "names", multiple=True, type=click.Choice([*ALL]), default=[*LABELS])
 def train(source: Path, work: Path, names: Sequence[str]) -> None:
     """Run recipes, one after the other, on one thread."""
     os.environ["OPTC_DATA"] = str(source)
@@ -112,10 +122,10 @@ def tabulate(source: Path | None, work: Path | None, out: Path) -> None:
     if work is not None and source is not None:
         make_data(source, work)
         known = machine()
-        for name in LABELS:
+        for name in ALL:
             if (work / f"{name}.json").exists():
                 rows[name] = measure(name, source, work)
-    found = sorted(rows.values(), key=lambda row: [*LABELS].index(row.recipe))
+    found = sorted(rows.values(), key=lambda row: [*ALL].index(row.recipe))
     store(NAME, found, known, out)
     publish(NAME, ["# PENNI with training", markdown(found), note(known)], out)
 
@@ -123,11 +133,14 @@ def tabulate(source: Path | None, work: Path | None, out: Path) -> None:
 def measure(name: str, source: Path, work: Path) -> Row:
     """The row of one run."""
     [run] = json.loads((work / f"{name}.json").read_text())["runs"]
-    fitted = run["stages"][0]
-    trainings = [stage for stage in run["stages"] if stage["stage"] == "train"]
-    network = name.split("_")[1]
-    dense, file = source / "models" / f"{network}_cifar10.onnx", work / name / "model.onnx"
-    int8, data = work / f"{network}_int8.onnx", work / "eval_full.npz"
+    names = [stage["stage"] for stage in run["stages"]]
+    first = next(place for place, stage in enumerate(names) if stage in DECOMPOSING)
+    fitted, *later = run["stages"][first:]
+    trainings = [stage for stage in later if stage["stage"] == "train"]
+    dense, file = work / name / "dense.onnx", work / name / "model.onnx"
+    if not dense.exists():  # trained weights were there
+        dense = source / "models" / f"{name.split('_')[1]}_cifar10.onnx"
+    int8, data = work / f"{dense.parent.name}_{dense.stem}_int8.onnx", work / "eval_full.npz"
     if not int8.exists():
         quantise(dense, np.load(work / "calib.npz")["input"], int8)
     whole, left = cost_of(dense), cost_of(file)
@@ -163,7 +176,7 @@ def markdown(rows: Sequence[Row]) -> str:
     headers += ["one thread", "over fp32", "over int8", "top-1 of int8"]
     lines = [
         [
-            LABELS[row.recipe],
+            ALL[row.recipe],
             f"{row.dense:.2f}",
             f"{row.fitted:.2f}",
             f"{row.trained:.2f}",
