@@ -55,7 +55,6 @@ class Run:
         lr: learning rate of Adam, of parameters that are all about 1.
         teacher: name of the model to learn from; empty: the network itself.
         temperature: of its outputs.
-        again: epochs of a second turn, from half of the learning rate; counted as well in rows.
     """
 
     network: str
@@ -65,7 +64,6 @@ class Run:
     lr: float = 2e-3
     teacher: str = ""
     temperature: float = 2.0
-    again: int = 0
 
 
 RUNS = {
@@ -74,7 +72,6 @@ RUNS = {
         penni="params=0.9",
         bits=2,
         epochs=10,
-        again=5,
         teacher="resnet56",
         temperature=4,
     ),
@@ -146,7 +143,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
         network=run.network,
         penni=run.penni,
         bits=run.bits,
-        epochs=run.epochs + run.again,
+        epochs=run.epochs,
         lr=run.lr,
         seconds=sum(record["seconds"] for record in history),
         dense=score_exported(dense, test),
@@ -168,22 +165,16 @@ def fine_tune(
     batch: int,
     folder: Path,
 ) -> list[Record]:
-    """One record for each epoch of one or two turns of the learning rate."""
-    history: list[Record] = []
-    turns = ((run.epochs, run.lr, folder), (run.again, run.lr / 2, folder / "again"))
-    for epochs, lr, place in turns:
-        if epochs:
-            config = TrainConfig(epochs=epochs, optimizer="adam", lr=lr, precision="bfloat16")
-            history += Trainer(
-                network,
-                data.train(batch),
-                config,
-                loss=distillation_loss(teacher, 1.0, run.temperature),
-                hooks=(Bounded(),),
-                folder=place,
-                progress=printed(100),
-            ).run()
-    return history
+    """One record for each epoch."""
+    return Trainer(
+        network,
+        data.train(batch),
+        TrainConfig(epochs=run.epochs, optimizer="adam", lr=run.lr, precision="bfloat16"),
+        loss=distillation_loss(teacher, 1.0, run.temperature),
+        hooks=(Bounded(),),
+        folder=folder,
+        progress=printed(100),
+    ).run()
 
 
 def markdown(rows: Sequence[Row]) -> str:
