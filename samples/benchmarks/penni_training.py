@@ -204,9 +204,10 @@ def note(known: dict[str, str]) -> str:
         f"{known['cpu']} ({known['isa']}), onnxruntime {known['onnxruntime']}, one thread. The "
         "pass `penni` decomposes the trained network with 512 images and no labels; then both "
         "factors are trained with its zeros held: SGD, cosine, batches of 128 in bfloat16, nine "
-        "tenths of the loss from the dense network, 50,000 training images, which are lossy "
-        "copies, seed 0. The paper trains 100 + 30 epochs. Top-1 on the 10,000 exact CIFAR-10 "
-        "test images after the last epoch, never the best one. MACs as in the paper: "
+        "tenths of the loss from the dense network (ResNet-56: on mixed images), 50,000 training "
+        "images, which are lossy copies, seed 0. The paper trains 100 + 30 epochs. Top-1 on the "
+        "10,000 exact CIFAR-10 test images after the last epoch, never the best one. MACs as in "
+        "the paper: "
         "HoWo·C·M·RS + HoWo·nonzeros. int8: onnxruntime's static QDQ of the dense network. "
         "Outstanding: ResNet-18 and VGG-16, whose recipes for a GPU are in `samples/recipes`."
     )
