@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ class FormTimer:
                 for form, model in forms.items()
             ]
             feeds = [random_feeds(input_specs(model), seed=0) for model in forms.values()]
+            config = replace(config, threads=self.threads)
             times = measure(runners, feeds, config, lambda done, total, label: None)
             for form, own in zip(forms, times, strict=True):
                 self.known[keys[form]] = float(np.median(own))

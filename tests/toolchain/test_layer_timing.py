@@ -28,6 +28,18 @@ def test_known_times_are_not_measured_again(forms, monkeypatch, tmp_path) -> Non
         FormTimer(threads=2, known=timer.known)(forms)
 
 
+def test_turns_know_how_many_threads_there_are(forms, monkeypatch) -> None:
+    seen = []
+
+    def measure(runners, feeds, config, progress):
+        seen.append(config.threads)
+        return [[1.0]] * len(runners)
+
+    monkeypatch.setattr(toolchain.layer_timing, "measure", measure)
+    FormTimer(threads=2)(forms)
+    assert seen == [2]
+
+
 def test_a_missing_file_knows_nothing_and_a_wrong_one_is_refused(tmp_path) -> None:
     path = tmp_path / "t.json"
     assert load_times(path) == {}
