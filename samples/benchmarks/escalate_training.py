@@ -10,7 +10,7 @@ and its row is stored when it is done.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -31,11 +31,9 @@ from samples.benchmarks.results import (
 from samples.benchmarks.training_runs import printed, score_exported
 from samples.datasets import cifar10
 from toolchain.model_io import save_model
-from toolchain.training.batches import Dataset
 from toolchain.training.distillation import distillation_loss
 from toolchain.training.hybrid_conv import Bounded
 from toolchain.training.hybrid_network import HybridNetwork
-from toolchain.training.log import Record
 from toolchain.training.memory import keep_freed_memory
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
@@ -135,38 +133,7 @@ def train(name: str, source: Path, work: Path, images: int, batch: int) -> Row:
     data, network = cifar10(str(source), images), HybridNetwork(quantised, decomposed)
     taught = source / "models" / f"{run.teacher or run.network}_cifar10.onnx"
     teacher = HybridNetwork(prepare(ir.load(taught)))  # with folded batch norms: faster
-    history = fine_tune(network, teacher, run, data, batch, folder)
-    test = data.test(500)
-    save_model(network.exported(), work / f"{name}.onnx")
-    return Row(
-        name=name,
-        network=run.network,
-        penni=run.penni,
-        bits=run.bits,
-        epochs=run.epochs,
-        lr=run.lr,
-        seconds=sum(record["seconds"] for record in history),
-        dense=score_exported(dense, test),
-        decomposed=score_exported(decomposed, test),
-        quantised=score_exported(quantised, test),
-        trained=score_exported(network.exported(), test),
-        dense_nbytes=paths[0].stat().st_size,
-        nbytes=(work / f"{name}.onnx").stat().st_size,
-        teacher=run.teacher,
-        temperature=run.temperature,
-    )
-
-
-def fine_tune(
-    network: HybridNetwork,
-    teacher: HybridNetwork,
-    run: Run,
-    data: Dataset,
-    batch: int,
-    folder: Path,
-) -> list[Record]:
-    """One record for each epoch."""
-    return Trainer(
+    history = Trainer(
         network,
         data.train(batch),
         TrainConfig(epochs=run.epochs, optimizer="adam", lr=run.lr, precision="bfloat16"),
@@ -175,6 +142,19 @@ def fine_tune(
         folder=folder,
         progress=printed(100),
     ).run()
+    test, trained = data.test(500), network.exported()
+    save_model(trained, work / f"{name}.onnx")
+    return Row(
+        name=name,
+        **asdict(run),
+        seconds=sum(record["seconds"] for record in history),
+        dense=score_exported(dense, test),
+        decomposed=score_exported(decomposed, test),
+        quantised=score_exported(quantised, test),
+        trained=score_exported(trained, test),
+        dense_nbytes=paths[0].stat().st_size,
+        nbytes=(work / f"{name}.onnx").stat().st_size,
+    )
 
 
 def markdown(rows: Sequence[Row]) -> str:

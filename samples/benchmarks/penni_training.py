@@ -133,9 +133,9 @@ def tabulate(source: Path | None, work: Path | None, out: Path) -> None:
 def measure(name: str, source: Path, work: Path) -> Row:
     """The row of one run."""
     [run] = json.loads((work / f"{name}.json").read_text())["runs"]
-    names = [stage["stage"] for stage in run["stages"]]
-    first = next(place for place, stage in enumerate(names) if stage in DECOMPOSING)
-    fitted, *later = run["stages"][first:]
+    stages = run["stages"]
+    first = next(i for i, stage in enumerate(stages) if stage["stage"] in DECOMPOSING)
+    fitted, *later = stages[first:]
     trainings = [stage for stage in later if stage["stage"] == "train"]
     dense, file = work / name / "dense.onnx", work / name / "model.onnx"
     if not dense.exists():  # trained weights were there
@@ -207,9 +207,9 @@ def note(known: dict[str, str]) -> str:
         "tenths of the loss from the dense network (ResNet-56: on mixed images), 50,000 training "
         "images, which are lossy copies, seed 0. The paper trains 100 + 30 epochs. Top-1 on the "
         "10,000 exact CIFAR-10 test images after the last epoch, never the best one. MACs as in "
-        "the paper: "
-        "HoWo·C·M·RS + HoWo·nonzeros. int8: onnxruntime's static QDQ of the dense network. "
-        "Outstanding: ResNet-18 and VGG-16, whose recipes for a GPU are in `samples/recipes`."
+        "the paper: HoWo·C·M·RS + HoWo·nonzeros. int8: onnxruntime's static QDQ of the dense "
+        "network. Outstanding: ResNet-18 and VGG-16, whose recipes for a GPU are in "
+        "`samples/recipes`."
     )
 
 

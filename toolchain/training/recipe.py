@@ -111,10 +111,10 @@ def parse_training_recipe(data: Any, where: str, seed: int | None = None) -> Tra
     for key in ("model", "data", "stages"):
         if not data.get(key):
             raise UsageError(f"{where}: '{key}' is missing")
-    teacher = data.get("teacher")
     if seed is None:
         seed = _value(data.get("seed", 0), int, f"{where}: seed")
     assert seed is not None
+    teacher = data.get("teacher")
     return TrainingRecipe(
         model=_function_call(data["model"], f"{where}: model"),
         data=_function_call(data["data"], f"{where}: data"),
