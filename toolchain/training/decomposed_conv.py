@@ -49,17 +49,13 @@ class Decision:
 class DecomposedConv2d(nn.Module):
     """A convolution that computes its weight from a basis (M, R, S) and coefficients (K, C, M).
 
-    Geometry and bias are those of the convolution it is made from.
+    Geometry and bias are those of the convolution whose place it takes.
     """
 
-    def __init__(self, conv: nn.Conv2d, rank: int) -> None:
+    def __init__(self, conv: nn.Conv2d, basis: Tensor, coefficients: Tensor) -> None:
         super().__init__()
-        K, C, R, S = conv.weight.shape
-        kernels = conv.weight.detach().cpu().double().numpy().reshape(K, C, R * S)
-        basis, coefficients = svd_basis(kernels, rank)
-        like = conv.weight
-        self.basis = nn.Parameter(torch.from_numpy(basis.reshape(-1, R, S).copy()).to(like))
-        self.coefficients = nn.Parameter(torch.from_numpy(coefficients).to(like))
+        self.basis = nn.Parameter(basis.to(conv.weight))
+        self.coefficients = nn.Parameter(coefficients.to(conv.weight))
         self.bias = conv.bias
         self._conv = _without_parameters(conv)
 
@@ -107,7 +103,7 @@ def decompose(model: nn.Module, config: DecomposeConfig) -> tuple[Decision, ...]
             continue
         refusal = _refusal(name, conv, config)
         if refusal is None:
-            replace_module(model, name, DecomposedConv2d(conv, config.rank))
+            replace_module(model, name, best_decomposition(conv, config.rank))
         kept = f"{config.rank} of {conv.weight[0, 0].numel()} basis kernels"
         decision = Decision(layer=name, applied=refusal is None, reason=refusal or kept)
         decisions.append(decision)
@@ -115,6 +111,14 @@ def decompose(model: nn.Module, config: DecomposeConfig) -> tuple[Decision, ...]
         reasons = "; ".join(f"{each.layer}: {each.reason}" for each in decisions)
         raise ConfigError(f"nothing to decompose: {reasons or 'the model has no Conv2d'}")
     return tuple(decisions)
+
+
+def best_decomposition(conv: nn.Conv2d, rank: int) -> DecomposedConv2d:
+    """The module of this rank whose weight is nearest to that of a convolution."""
+    K, C, R, S = conv.weight.shape
+    kernels = conv.weight.detach().cpu().double().numpy().reshape(K, C, R * S)
+    basis, coefficients = svd_basis(kernels, rank)  # (M, R·S), (K, C, M)
+    return DecomposedConv2d(conv, torch.tensor(basis.reshape(-1, R, S)), torch.tensor(coefficients))
 
 
 def decomposed_convs(model: nn.Module) -> dict[str, DecomposedConv2d]:

@@ -67,9 +67,6 @@ def _take(model: nn.Module, name: str, dense: ConvLayer, factors: DecomposedWeig
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
     scale = unfolded_scales(conv, dense.weight, factors.bias)  # (K,)
-    decomposed = DecomposedConv2d(conv, rank=len(factors.basis))
-    with torch.no_grad():
-        decomposed.basis.copy_(torch.from_numpy(factors.basis))
-        coefficients = factors.coefficients / scale[:, None, None]  # (K, C, M)
-        decomposed.coefficients.copy_(torch.from_numpy(coefficients))
-    replace_module(model, name, decomposed)
+    basis = torch.tensor(factors.basis)  # (M, R, S)
+    coefficients = torch.tensor(factors.coefficients / scale[:, None, None])  # (K, C, M)
+    replace_module(model, name, DecomposedConv2d(conv, basis, coefficients))

@@ -8,7 +8,7 @@ from samples.networks.resnet import resnet18
 from tests.toolchain.training import tiny
 from toolchain.training.decomposed_conv import (
     DecomposeConfig,
-    DecomposedConv2d,
+    best_decomposition,
     decompose,
     decomposed_convs,
     dense_copy,
@@ -20,7 +20,7 @@ def test_full_rank_is_the_convolution_itself(options) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 5, 3, **options).double()
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    torch.testing.assert_close(DecomposedConv2d(conv, 9)(x), conv(x))
+    torch.testing.assert_close(best_decomposition(conv, 9)(x), conv(x))
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5])
@@ -29,12 +29,12 @@ def test_lower_ranks_lose_what_eckart_and_young_say(rank) -> None:
     conv = nn.Conv2d(4, 6, 3).double()
     kernels = conv.weight.detach().reshape(24, 9).numpy()
     lost = np.linalg.svd(kernels, compute_uv=False)[rank:]
-    error = (DecomposedConv2d(conv, rank).weight - conv.weight).norm()
+    error = (best_decomposition(conv, rank).weight - conv.weight).norm()
     assert error.item() == pytest.approx(np.linalg.norm(lost))
 
 
 def test_gradients_reach_both_factors() -> None:
-    conv = DecomposedConv2d(nn.Conv2d(2, 3, 3).double(), 4)
+    conv = best_decomposition(nn.Conv2d(2, 3, 3).double(), 4)
     x = torch.randn(1, 2, 5, 5, dtype=torch.float64)
     assert torch.autograd.gradcheck(
         lambda B, Ce: torch.func.functional_call(conv, {"basis": B, "coefficients": Ce}, (x,)),
