@@ -19,10 +19,17 @@ import click
 
 from runtimes import native_build, ort
 from samples.benchmarks.quantised_networks import FORMS, NETWORKS, Network
-from samples.benchmarks.results import RESULTS, machine, publish, store, stored, table
+from samples.benchmarks.results import (
+    RESULTS,
+    machine,
+    native_library,
+    publish,
+    store,
+    stored,
+    table,
+)
 from toolchain.bench import BenchConfig, Candidate, feeds_of, measure
 from toolchain.bench_statistics import latency, speedup
-from toolchain.console import say
 from toolchain.inputs import input_specs
 from toolchain.runner import Runner
 
@@ -144,10 +151,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 def main(networks: tuple[str, ...], threads: tuple[int, ...], rounds: int, out: Path) -> None:
     """Time all forms of some networks; rows of others stay as they were measured before."""
-    try:
-        library = native_build.library_path(report=say)
-    except native_build.NativeError as error:
-        raise click.ClickException(str(error)) from error
+    library = native_library()
     rows = []
     for network in networks or NETWORKS:
         for number in threads:

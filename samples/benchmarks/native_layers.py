@@ -19,7 +19,7 @@ import onnx_ir as ir
 from runtimes import native_build, ort
 from runtimes.operators.decomposed_conv import initializer
 from samples.benchmarks.random_networks import Structure, single_conv
-from samples.benchmarks.results import RESULTS, machine, publish, store, table
+from samples.benchmarks.results import RESULTS, machine, native_library, publish, store, table
 from toolchain.bench import BenchConfig, Candidate, feeds_of, measure
 from toolchain.bench_statistics import latency
 from toolchain.console import say
@@ -245,10 +245,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 def main(threads: tuple[int, ...], seconds: float, out: Path) -> None:
     """Time all shapes and write the tables."""
-    try:
-        library = native_build.library_path(report=say)
-    except native_build.NativeError as error:
-        raise click.ClickException(str(error)) from error
+    library = native_library()
     rows = []
     for number in threads:
         config = BenchConfig(threads=number, rounds=15, warmup=0.05, seconds=seconds)

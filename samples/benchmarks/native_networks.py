@@ -24,7 +24,15 @@ import onnx_ir as ir
 from passes.cost import model_cost
 from runtimes import native_build, ort
 from samples.benchmarks.random_networks import NETWORKS, Structure
-from samples.benchmarks.results import RESULTS, machine, publish, store, stored, table
+from samples.benchmarks.results import (
+    RESULTS,
+    machine,
+    native_library,
+    publish,
+    store,
+    stored,
+    table,
+)
 from samples.benchmarks.rivals import OpenVino, quantise
 from toolchain.bench import BenchConfig, Candidate, feeds_of, measure, probe
 from toolchain.bench_statistics import latency, speedup
@@ -267,10 +275,7 @@ def main(
     out: Path,
 ) -> None:
     """Time all forms of some networks; rows of others stay as they were measured before."""
-    try:
-        library = native_build.library_path(report=say)
-    except native_build.NativeError as error:
-        raise click.ClickException(str(error)) from error
+    library = native_library()
     rows: list[Row] = []
     for network in networks or NETWORKS:
         with tempfile.TemporaryDirectory(prefix="optc-") as folder:

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from runtimes import native_build
+from toolchain.console import say
 from toolchain.environment import environment, package_version
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -66,6 +68,18 @@ def machine() -> dict[str, str]:
     """Versions, processor, instruction sets and cores."""
     known = {"openvino": package_version("openvino"), "cores": str(os.cpu_count())}
     return {**environment(), **known}
+
+
+def native_library() -> Path:
+    """The native kernels, built if they are not yet.
+
+    Raises:
+        click.ClickException: they cannot be.
+    """
+    try:
+        return native_build.library_path(report=say)
+    except native_build.NativeError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
