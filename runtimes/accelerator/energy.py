@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtimes.accelerator.architecture import Architecture
-from runtimes.accelerator.arrays import EscalateArray
+from runtimes.accelerator.arrays import EscalateArray, ScnnArray
 from runtimes.accelerator.table_files import at_size, read_table
 
 
@@ -53,13 +53,11 @@ def event_energies(architecture: Architecture, table: EnergyTable) -> dict[str, 
     words, buffers, array = architecture.words, architecture.buffers, architecture.array
     local = getattr(array, "tile_buffer_bytes", getattr(array, "unit_buffer_bytes", 512))
     wide = array.intermediate_bits if isinstance(array, EscalateArray) else words.activation_bits
-    pe_share = buffers.output_bytes // getattr(array, "grid", 1) ** 2
-    return {
+    energies = {
         "dram": table.dram_64bit_pj / 64,
         "input_sram": table.sram_bit(buffers.input_bytes),
         "weight_sram": table.sram_bit(buffers.weight_bytes),
         "output_sram": table.sram_bit(buffers.output_bytes),
-        "accumulator_sram": table.sram_bit(pe_share),
         "tile_buffer": table.sram_bit(local),
         "unit_buffer": table.sram_bit(local),
         "fifo": table.register_bit_pj,
@@ -69,3 +67,7 @@ def event_energies(architecture: Architecture, table: EnergyTable) -> dict[str, 
         "multiplier": table.multiply(words.activation_bits, words.weight_bits),
         "basis_multiplier": table.multiply(wide, words.weight_bits),
     }
+    if isinstance(array, ScnnArray):
+        nbytes = array.accumulators * words.accumulator_bits // 8
+        energies["accumulator_sram"] = table.sram_bit(nbytes)
+    return energies

@@ -5,6 +5,8 @@
 All processing elements end a group of output channels together.
 """
 
+import math
+
 import numpy as np
 
 from runtimes.accelerator.architecture import Architecture, TileError
@@ -22,8 +24,8 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
     array, words = architecture.array, architecture.words
     assert isinstance(array, ScnnArray)
     x, w = layer.x != 0, layer.weight != 0
-    parts, area = _parts(x, array.grid)  # (C, PE)
-    group = group_size(layer, area, architecture)
+    group = group_size(layer, architecture)
+    parts = _parts(x, array.grid)  # (C, PE)
     starts = np.arange(0, layer.filters, group)
     weights = np.add.reduceat(w.sum(axis=(2, 3)), starts, axis=0)  # (G, C)
     a, b = array.activations_per_cycle, array.weights_per_cycle
@@ -50,16 +52,27 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
     return {"channels outer": done}
 
 
-def group_size(layer: Layer, area: int, architecture: Architecture) -> int:
-    """Output channels whose partial sums a processing element holds for its part of the plane.
+def group_size(layer: Layer, architecture: Architecture) -> int:
+    """Output channels whose partial sums a processing element holds.
+
+    A part of h × w reaches ⌈(h + R − 1) / stride⌉·⌈(w + S − 1) / stride⌉ outputs, which include
+    some of the parts around it.
 
     Raises:
         TileError: not even those of one.
     """
     array = architecture.array
     assert isinstance(array, ScnnArray)
-    R, S = layer.kernel
-    needed = area + (R - 1) * (S - 1)
+    needed = math.prod(
+        -(-(-(-size // array.grid) + dilation * (taps - 1)) // stride)
+        for size, taps, stride, dilation in zip(
+            layer.x.shape[1:],
+            layer.kernel,
+            layer.geometry.strides,
+            layer.geometry.dilations,
+            strict=True,
+        )
+    )
     if needed > array.accumulators:
         raise TileError(
             f"{architecture.name}, layer '{layer.name}': array.accumulators is too small: "
@@ -105,11 +118,11 @@ def run_length_bytes(mask: Mask, bits: int, run_bits: int) -> int:
     return -(-entries * (bits + run_bits) // 8)
 
 
-def _parts(x: Mask, grid: int) -> tuple[Ints, int]:
-    """Nonzeros (C, PE) of every processing element's part of the plane, and the largest area."""
+def _parts(x: Mask, grid: int) -> Ints:
+    """Nonzeros (C, PE) of every processing element's part of the plane."""
     rows, columns = (np.arange(size) // -(-size // grid) for size in x.shape[1:])
     owner = rows[:, None] * grid + columns  # (H, W)
     parts = np.zeros((len(x), grid * grid), np.int64)
     for part in np.unique(owner):
         parts[:, part] = x[:, owner == part].sum(axis=1)
-    return parts, int(np.bincount(owner.ravel()).max())
+    return parts
