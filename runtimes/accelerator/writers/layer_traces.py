@@ -14,6 +14,7 @@ does not know, are in ``dram.*.trace``.
 import gzip
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +63,17 @@ def dram_trace(each: LayerResult, result: NetworkResult, tensor: str) -> Iterato
     """A line a cycle with as many words as the channel moves in it."""
     words = result.architecture.words
     bits = words.weight_bits if tensor == "weight" else words.activation_bits
-    width = max(1, int(8 * result.architecture.bytes_per_cycle / bits))
+    rate = 8 * result.architecture.bytes_per_cycle / bits  # words a cycle, e.g. 25.6
     begin, base = first_tile(each), OFFSETS[TENSORS[tensor]]
     size = -(-8 * each.regions[tensor] // bits)
     for record in each.records:
         if record.tensor == tensor:
             first, last = (8 * n // bits for n in (record.offset, record.offset + record.nbytes))
-            for line, word in enumerate(range(first, last, width)):
-                cycle = min(record.start + line, record.end - 1) - begin
-                part = (base + n % size for n in range(word, min(word + width, last)))
-                yield f"{cycle},{','.join(map(str, part))}\n"
+            edges = [min(first + int(t * rate), last) for t in range(record.end - record.start)]
+            for t, (word, stop) in enumerate(pairwise([*edges, last])):
+                part = ",".join(str(base + n % size) for n in range(word, stop))
+                if part:
+                    yield f"{record.start + t - begin},{part}\n"
 
 
 def sram_trace(each: LayerResult, result: NetworkResult, which: str) -> Iterator[str]:

@@ -14,8 +14,9 @@ def topology(result: NetworkResult) -> str:
     """The dense original of every layer, inputs with their padding, as far as they are read.
 
     SCALE-Sim rounds output sizes up, so what a stride leaves over is cut off. It knows one stride,
-    no dilation and no groups: a dilated kernel is written as large as what it spans, and one group
-    of a grouped convolution stands for all.
+    no dilation and no groups: the map is as large as the stride of the first axis needs for as many
+    outputs, a dilated kernel as what it spans, and one group of a grouped convolution stands for
+    all.
     """
     lines = [
         "Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter,"
@@ -24,11 +25,11 @@ def topology(result: NetworkResult) -> str:
     for each in result.layers:
         layer, geometry = each.layer, each.layer.geometry
         spans = [d * (k - 1) + 1 for d, k in zip(geometry.dilations, layer.kernel, strict=True)]
-        steps = zip(layer.output_size, geometry.strides, spans, strict=True)
-        sizes = [(size - 1) * stride + span for size, stride, span in steps]
+        stride = geometry.strides[0]
+        sizes = [(n - 1) * stride + span for n, span in zip(layer.output_size, spans, strict=True)]
         depthwise = geometry.group == layer.channels > 1
         channels = layer.channels if depthwise else layer.channels // geometry.group
-        row = (*sizes, *spans, channels, layer.filters // geometry.group, geometry.strides[0])
+        row = (*sizes, *spans, channels, layer.filters // geometry.group, stride)
         lines.append(",".join([csv_name(layer), *map(str, row)]) + ",")
     return "\n".join(lines) + "\n"
 
@@ -42,11 +43,12 @@ def compute_report(result: NetworkResult) -> str:
     multipliers = result.architecture.array.multipliers
     for index, each in enumerate(result.layers):
         stall = each.total_cycles - each.compute_cycles
-        overall = 100 * each.utilisation * each.compute_cycles / each.total_cycles
+        overall = 100 * each.utilisation * each.compute_cycles / max(each.total_cycles, 1)
+        computing = 100 * each.macs / max(each.compute_cycles * multipliers, 1)
         mapping = 100 * _mapping(result, index)
         lines.append(
             f"{index}, {each.total_cycles}, {each.total_cycles}, {stall}, {overall:.4f}, "
-            f"{mapping:.4f}, {100 * each.macs / (each.compute_cycles * multipliers):.4f},"
+            f"{mapping:.4f}, {computing:.4f},"
         )
     return "\n".join(lines) + "\n"
 
@@ -75,7 +77,7 @@ def bandwidth_report(result: NetworkResult) -> str:
         "Avg FILTER DRAM BW, Avg OFMAP DRAM BW,"
     ]
     for index, each in enumerate(result.layers):
-        sram = [_sram(each, result, name).count / each.total_cycles for name in SRAMS]
+        sram = [_sram(each, result, name).count / max(each.total_cycles, 1) for name in SRAMS]
         dram = [_dram(each, result, tensor).per_cycle for tensor in TENSORS]
         lines.append(", ".join([str(index), *(f"{value:.6g}" for value in (*sram, *dram))]) + ",")
     return "\n".join(lines) + "\n"
