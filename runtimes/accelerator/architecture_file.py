@@ -17,6 +17,7 @@ A plain value in the place of ``{value, source}`` is accepted in a user's own fi
 """
 
 import difflib
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -207,6 +208,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise ArchitectureError(f"{where} is '{value}', expected one of {', '.join(allowed)}")
         return value
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    numeric = numeric and math.isfinite(value)
     fits = {bool: isinstance(value, bool), str: isinstance(value, str), float: numeric}
     fits[int] = numeric and value == int(value)
     if not fits[hint]:

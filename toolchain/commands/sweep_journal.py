@@ -19,14 +19,15 @@ def read_journal(path: Path) -> dict[str, Entry]:
     if not path.exists():
         return {}
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = whole.decode().split("\n")[:-1]
     except (OSError, ValueError) as error:
         raise UnreadableError(f"{path}: {error}") from error
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_text(path, whole)
+    if whole != content:
+        write_text(path, whole.decode())
     finished = {}
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             finished[entry["key"]] = entry

@@ -53,6 +53,8 @@ def test_shipped_ones_differ_in_the_array_only(name: str) -> None:
         (("array", "blocks"), {"value": 4}, "expected a value and its source"),
         (("array", "balance"), "none", "expected one of greedy, round-robin"),
         (("buffers", "input_bytes"), 64, "half of it, 32 bytes, does not hold one tile of 128"),
+        (("clock_hz",), float("inf"), "clock_hz is inf, expected int"),
+        (("clock_hz",), float("nan"), "clock_hz is nan, expected int"),
         (("clock_hz",), "fast", "clock_hz is 'fast', expected int"),
         (("version",), 2, "version is 2, this optc reads 1"),
         (("assumptions",), ["x"], "expected a mapping with the keys what, source"),

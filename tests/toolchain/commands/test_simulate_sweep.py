@@ -9,6 +9,7 @@ from runtimes.accelerator.workload import Workload
 from tests.helpers import classifier, save
 from toolchain.cli import run
 from toolchain.commands import simulate_sweep
+from toolchain.commands.sweep_journal import append, read_journal
 
 PARAMETERS = {"array.height": [8, 32], "dram.bytes_per_second": [1e9, 25.6e9]}
 
@@ -134,6 +135,17 @@ def test_what_is_wrong_is_said_in_one_line(
     assert run(["simulate", str(model), "--sweep", file, "--jobs", "1", *extra]) == code
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("optc: error: ") and message in last
+
+
+def test_a_line_may_be_cut_off_within_a_character(tmp_path: Path) -> None:
+    journal = tmp_path / "sweep.jsonl"
+    entries = [{"key": "1", "model": "mod\x85le"}, {"key": "2", "model": "modèle"}]
+    for entry in entries:
+        append(journal, entry)
+    content = journal.read_bytes()
+    journal.write_bytes(content[: content.index("è".encode()) + 1])
+    assert read_journal(journal) == {"1": entries[0]}
+    assert journal.read_bytes() == content[: content.index(b"\n") + 1]
 
 
 def test_a_file_that_is_no_journal_is_left_alone(
