@@ -112,20 +112,38 @@ def systolic_cycles(dataflow: str, rows: int, columns: int, moving: int) -> int:
 
 
 def _requests(
-    loads: list[list[int]], stores: list[int], bytes_per_cycle: float
+    loads: list[list[int]], stores: list[int], spills: list[int], bytes_per_cycle: float
 ) -> deque[tuple[str, int, int]]:
-    """Operation, tile and cycles of what the DRAM channel does, in order."""
+    """Operation, tile and cycles of what the DRAM channel does, in order.
+
+    The last request that a tile waits for is a "load"; operands that partial sums follow are not.
+    """
     queue: deque[tuple[str, int, int]] = deque()
-    for i in range(len(stores) + 2):
-        if i < len(stores):
-            queue.append(("load", i, sum(math.ceil(n / bytes_per_cycle) for n in loads[i])))
-        if i >= 2:
-            queue.append(("store", i - 2, math.ceil(stores[i - 2] / bytes_per_cycle)))
+
+    def cycles(*sizes: int) -> int:
+        return sum(math.ceil(n / bytes_per_cycle) for n in sizes)
+
+    def store(until: int) -> None:
+        first = sum(operation == "store" for operation, *_ in queue)
+        queue.extend(("store", i, cycles(stores[i], spills[i])) for i in range(first, until + 1))
+
+    for i in range(len(stores)):
+        back = spills[i - 1] if i else 0
+        queue.append(("operands" if back else "load", i, cycles(*loads[i])))
+        if back:
+            store(i - 1)
+            queue.append(("load", i, cycles(back)))
+        store(i - 2)
+    store(len(stores) - 1)
     return queue
 
 
 def layer_cycles(
-    loads: list[list[int]], compute: list[int], stores: list[int], bytes_per_cycle: float
+    loads: list[list[int]],
+    compute: list[int],
+    stores: list[int],
+    spills: list[int],
+    bytes_per_cycle: float,
 ) -> int:
     """Clocks the DRAM channel and the array until all tiles are stored, see `schedule`.
 
@@ -133,10 +151,11 @@ def layer_cycles(
         loads: bytes of every tensor, for every tile.
         compute: cycles of every tile.
         stores: bytes of every tile.
+        spills: bytes of partial sums that every tile leaves for the next one.
         bytes_per_cycle: of the channel.
     """
-    queue, tiles = _requests(loads, stores, bytes_per_cycle), len(compute)
-    done = {"load": 0, "store": 0, "tile": 0}
+    queue, tiles = _requests(loads, stores, spills, bytes_per_cycle), len(compute)
+    done = {"operands": 0, "load": 0, "store": 0, "tile": 0}
     moving: tuple[str, int] | None = None  # operation, cycles left
     computing: int | None = None  # cycles left
     clock = 0
@@ -152,7 +171,7 @@ def layer_cycles(
                 computing, moved = None, True
             if moving is None and queue:
                 operation, i, cycles = queue[0]
-                if done["tile"] > (i - 2 if operation == "load" else i):
+                if done["tile"] > (i if operation == "store" else i - 2):
                     queue.popleft()
                     moving, moved = (operation, cycles), True
             i = done["tile"]

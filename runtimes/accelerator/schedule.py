@@ -2,10 +2,12 @@
 
 The DRAM channel serves one request after the other, in the order load i, store i − 2. A load
 needs the half buffer that tile i − 2 has left; a tile needs its load, the tile before it, and
-the half of the output buffer that store i − 2 has left.
+the half of the output buffer that store i − 2 has left. Partial sums that do not fit are stored
+after tile i − 1 and come back before tile i, which overlap with nothing then.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -55,16 +57,15 @@ def schedule(layer: str, plan: TilePlan, bytes_per_cycle: float, begin: int) -> 
         bytes_per_cycle: of the DRAM.
         begin: cycle at which the layer starts.
     """
-    regions = plan.regions
-    offsets = dict.fromkeys(regions, 0)
+    regions, offsets = plan.regions, Counter[tuple[str, str]]()
     for tile, op, tensor, start, end, nbytes in _steps(plan, bytes_per_cycle):
         yield Record(
             layer=layer, tile=tile, start=begin + start, end=begin + end,
             unit="array" if op == "compute" else "dram", op=op,
-            tensor=tensor, offset=offsets.get(tensor, 0), nbytes=nbytes,
+            tensor=tensor, offset=offsets[op, tensor], nbytes=nbytes,
         )  # fmt: skip
         if tensor:
-            offsets[tensor] = (offsets[tensor] + nbytes) % regions[tensor]
+            offsets[op, tensor] = (offsets[op, tensor] + nbytes) % regions[tensor]
 
 
 def total_cycles(plan: TilePlan, bytes_per_cycle: float) -> int:
@@ -75,6 +76,7 @@ def total_cycles(plan: TilePlan, bytes_per_cycle: float) -> int:
 def least_cycles(plan: TilePlan, bytes_per_cycle: float) -> int:
     """No more than `total_cycles`: the array or the channel without any waiting."""
     sizes = [*plan.loads.values(), plan.stores]
+    sizes += [] if plan.spills is None else [plan.spills, plan.spills]
     moving = sum(int(np.ceil(each / bytes_per_cycle).sum()) for each in sizes)
     return max(int(plan.compute.sum()), moving)
 
@@ -88,22 +90,31 @@ def _steps(plan: TilePlan, bytes_per_cycle: float) -> Iterator[Step]:
         start, channel = channel, channel + math.ceil(nbytes / bytes_per_cycle)
         return start, channel, nbytes
 
-    loads = [(tensor, sizes.tolist()) for tensor, sizes in plan.loads.items()]
-    stores, compute = plan.stores.tolist(), plan.compute.tolist()
-    tiles = len(compute)
-    for tile in range(tiles + 2):
-        if tile < tiles:
-            channel = max(channel, ends[-2])
-            for tensor, sizes in loads:
+    def store(until: int) -> Iterator[Step]:
+        nonlocal channel
+        for tile in range(len(stored) - 2, until + 1):
+            channel = max(channel, ends[tile + 2])
+            for tensor, sizes in leaves:
                 if sizes[tile]:
-                    yield tile, "load", tensor, *move(sizes[tile])
-            loaded = channel
-        if tile >= 2:
-            channel = max(channel, ends[tile])
-            if stores[tile - 2]:
-                yield tile - 2, "store", "output", *move(stores[tile - 2])
+                    yield tile, "store", tensor, *move(sizes[tile])
             stored.append(channel)
-        if tile < tiles:
-            start = max(loaded, ends[-1], stored[tile])
-            ends.append(start + compute[tile])
-            yield tile, "compute", "", start, ends[-1], 0
+
+    loads = [(tensor, sizes.tolist()) for tensor, sizes in plan.loads.items()]
+    compute, tiles = plan.compute.tolist(), len(plan.compute)
+    spills = [0] * tiles if plan.spills is None else plan.spills.tolist()
+    leaves = (("output", plan.stores.tolist()), ("partial", spills))
+    for tile in range(tiles):
+        channel = max(channel, ends[-2])
+        for tensor, sizes in loads:
+            if sizes[tile]:
+                yield tile, "load", tensor, *move(sizes[tile])
+        loaded = channel
+        if tile and spills[tile - 1]:
+            yield from store(tile - 1)
+            yield tile, "load", "partial", *move(spills[tile - 1])
+            loaded = channel
+        yield from store(tile - 2)
+        start = max(loaded, ends[-1], stored[tile])
+        ends.append(start + compute[tile])
+        yield tile, "compute", "", start, ends[-1], 0
+    yield from store(tiles - 1)

@@ -14,7 +14,7 @@ from runtimes.accelerator.conservation import check
 from runtimes.accelerator.energy import event_energies, load_table
 from runtimes.accelerator.results import LayerResult, NetworkResult
 from runtimes.accelerator.schedule import least_cycles, schedule, total_cycles
-from runtimes.accelerator.tiles import Plans, TilePlan, bitmap_bytes, spread
+from runtimes.accelerator.tiles import Ints, Plans, TilePlan, bitmap_bytes, spread
 from runtimes.accelerator.workload import Layer, Workload
 
 Engine = Callable[[Layer, Architecture], Plans]
@@ -56,8 +56,9 @@ def _simulate_layer(
     records = list(schedule(layer.name, plan, architecture.bytes_per_cycle, begin))
     counts: Counter[tuple[str, str]] = Counter(plan.counts)
     loads = {tensor: int(sizes.sum()) for tensor, sizes in plan.loads.items()}
-    stores = int(plan.stores.sum())
-    counts["dram", "read"], counts["dram", "write"] = 8 * sum(loads.values()), 8 * stores
+    stores, spilled = int(plan.stores.sum()), plan.spilled_bytes
+    counts["dram", "read"] = 8 * (sum(loads.values()) + spilled)
+    counts["dram", "write"] = 8 * (stores + spilled)
     compute = int(plan.compute.sum())
     done = counts["multiplier", "compute"] + counts["basis_multiplier", "compute"]
     result = LayerResult(
@@ -69,7 +70,7 @@ def _simulate_layer(
         macs_skipped=plan.macs_skipped,
         adds=plan.adds,
         adds_skipped=plan.adds_skipped,
-        dram_bytes={**loads, "output": stores},
+        dram_bytes={**loads, "output": stores, **({"partial": 2 * spilled} if spilled else {})},
         stored_weight_bytes=plan.stored_weight_bytes,
         regions=plan.regions,
         energy_pj=_energy(counts, energies),
@@ -140,6 +141,7 @@ def _one_after_the_other(
         compute=compute,
         loads=loads,
         stores=np.concatenate([plan.stores for plan in plans]),
+        spills=_spills(plans),
         counts=counts,
         macs=sum(plan.macs for plan in plans),
         macs_skipped=sum(plan.macs_skipped for plan in plans),
@@ -148,6 +150,11 @@ def _one_after_the_other(
         stored_weight_bytes=sum(plan.stored_weight_bytes for plan in plans),
         stored_input_bytes=sum(plan.stored_input_bytes for plan in plans),
     )
+
+
+def _spills(plans: Sequence[TilePlan]) -> Ints | None:
+    spills = [plan.spills for plan in plans if plan.spills is not None]
+    return np.concatenate(spills) if spills else None  # groups are alike: all spill, or none
 
 
 def _residual_bytes(layer: Layer, architecture: Architecture) -> int:

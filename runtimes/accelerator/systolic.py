@@ -54,12 +54,13 @@ def plans(layer: Layer, architecture: Architecture) -> Plans:
     )
     traffic = _in_place if array.dataflow == "os" else _partial_sums
     return {
-        name: replace(done, loads=loads, stores=stores)
-        for name, loads, stores in traffic(layer, architecture, done, (rows, columns))
+        name: replace(done, loads=loads, stores=stores, spills=spills)
+        for name, loads, stores, spills in traffic(layer, architecture, done, (rows, columns))
     }
 
 
-Traffic = Iterator[tuple[str, dict[str, Ints], Ints]]
+Traffic = Iterator[tuple[str, dict[str, Ints], Ints, Ints | None]]
+"""Name of a way, its loads, stores and spills."""
 
 
 def _bytes_and_fit(layer: Layer, architecture: Architecture) -> tuple[tuple[int, bool], ...]:
@@ -88,7 +89,7 @@ def _in_place(
         fit_weights=fit_weights,
     )
     for name, loads, _ in orders:
-        yield name, loads, done.stores
+        yield name, loads, done.stores, None
 
 
 def _partial_sums(
@@ -109,16 +110,16 @@ def _partial_sums(
     M, N = layer.positions, layer.filters
     deep, wide = (M, N) if array.dataflow == "ws" else (N, M)
     partial = deep * min(wide, array.width) * words.accumulator_bits // 8
-    spills = partial > architecture.buffers.output_bytes // 2
-    sums = spread(M * N * words.accumulator_bits // 8, columns)[column] * spills
+    fit_sums = rows == 1 or partial <= architecture.buffers.output_bytes // 2
+    sums = spread(M * N * words.accumulator_bits // 8, columns)[column]
     results = spread(int(done.stores.sum()), columns)[column]
     loads = {
         moves: spread(moving, rows)[row] * ((column == 0) | (not fits)),
         stays: spread(staying, rows * columns),
-        "partial": sums * (row > 0),
     }
     name = "channels outer" if array.dataflow == "ws" else "positions outer"
-    yield name, loads, np.where(row < rows - 1, sums, results)
+    spills = None if fit_sums else sums * (row < rows - 1)
+    yield name, loads, results * (row == rows - 1), spills
 
 
 def _counts(

@@ -18,7 +18,9 @@ class TilePlan:
     Attributes:
         compute: (T,) cycles.
         loads: (T,) bytes read from DRAM before a tile, by tensor.
-        stores: (T,) bytes written after it.
+        stores: (T,) bytes of results written after it.
+        spills: (T,) bytes of partial sums written after it and read again before the next one, or
+            None where they stay on chip.
         counts: bits moved or operations done, by component and action.
         macs: multiply-accumulates done that count for a result.
         stored_weight_bytes: of the weights as they are stored, each once.
@@ -35,21 +37,32 @@ class TilePlan:
     macs: int
     stored_weight_bytes: int
     stored_input_bytes: int
+    spills: Ints | None = None
     macs_skipped: int = 0
     adds: int = 0
     adds_skipped: int = 0
 
     @property
     def regions(self) -> dict[str, int]:
-        """Bytes of every tensor in DRAM, each once however often it is read."""
+        """Bytes of every tensor in DRAM, each once however often it is read.
+
+        All tiles leave their partial sums at one place.
+        """
         totals = {tensor: int(sizes.sum()) for tensor, sizes in self.loads.items()}
         once = {"input": self.stored_input_bytes, "weight": self.stored_weight_bytes}
-        return {**totals, **once, "output": int(self.stores.sum())}
+        regions = {**totals, **once, "output": int(self.stores.sum())}
+        return regions if self.spills is None else {**regions, "partial": int(self.spills.max())}
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Partial sums that are written, and read again."""
+        return 0 if self.spills is None else int(self.spills.sum())
 
     @property
     def bytes(self) -> int:
         """Read and written."""
-        return sum(int(sizes.sum()) for sizes in (*self.loads.values(), self.stores))
+        moved = sum(int(sizes.sum()) for sizes in (*self.loads.values(), self.stores))
+        return moved + 2 * self.spilled_bytes
 
 
 Plans = Mapping[str, TilePlan]

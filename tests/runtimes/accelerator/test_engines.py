@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import Factors, Layer, Workload
 from runtimes.accelerator.writers import FILES
 from runtimes.accelerator.writers.dram import bursts
+from runtimes.accelerator.writers.scalesim import topology
 from runtimes.operators.decomposed_conv import ConvGeometry
 from tests.runtimes.accelerator.random_layers import random_layer
 
@@ -160,6 +162,49 @@ def test_what_is_read_again_has_the_same_addresses() -> None:
     for each in result.layers:
         passes = each.dram_bytes["input"] / each.regions["input"]
         assert passes == int(passes)
+
+
+@pytest.mark.parametrize("name", ["dense-ws", "dense-is"])
+def test_partial_sums_come_back_from_where_they_were_left(name: str) -> None:
+    layers = [random_layer(s, decomposed=False) for s in range(20)]
+    small = {"array.height": 4, "array.width": 2, "buffers.output_bytes": 16}
+    result = network(layers, name, **small)
+    spilled = 0
+    for each in result.layers:
+        sums = [record for record in each.records if record.tensor == "partial"]
+        for left, back in zip(sums[::2], sums[1::2], strict=True):
+            assert (left.op, back.op, back.tile) == ("store", "load", left.tile + 1)
+            assert (left.offset, left.nbytes) == (back.offset, back.nbytes)
+            assert left.end <= back.start
+            computed = [r for r in each.records if r.op == "compute"]
+            assert computed[left.tile].end <= left.start
+            assert back.end <= computed[back.tile].start
+            spilled += left.nbytes
+        results = sum(r.nbytes for r in each.records if r.tensor == "output")
+        assert results == each.regions["output"] == each.dram_bytes["output"]
+        assert each.regions.get("partial", 0) <= 4 * each.layer.stored.size
+    assert spilled > 0
+
+
+@pytest.mark.parametrize("name", ["escalate", "dense-ws", "scnn", "sparten"])
+def test_layers_of_zeros_are_written(name: str) -> None:
+    layer = random_layer(3, decomposed=False)
+    zeros = replace(layer, x=np.zeros_like(layer.x), weight=np.zeros_like(layer.weight))
+    result = network([zeros], name)
+    assert all(render(result) for render in FILES.values())
+
+
+def test_topologies_have_the_outputs_of_layers_with_two_strides() -> None:
+    layer = random_layer(0, decomposed=False)
+    geometry = replace(layer.geometry, strides=(2, 1), pads=(0, 0, 0, 0))
+    K, taps = len(layer.weight), layer.kernel[0]
+    size = (9, 9)
+    x = np.ones((layer.channels, 16 + taps, 8 + taps), np.float32)
+    stored = np.ones((K, *size), np.bool_)
+    unequal = replace(layer, x=x, geometry=geometry, output_size=size, stored=stored)
+    row = topology(network([unequal], "dense-ws")).splitlines()[1].split(",")
+    height, width, R, S, *_, stride = (int(cell) for cell in row[1:-1])
+    assert ((height - R) // stride + 1, (width - S) // stride + 1) == size
 
 
 def test_timeline_slices_do_not_overlap(written: tuple[NetworkResult, dict[str, str]]) -> None:
