@@ -39,20 +39,35 @@ def library_path(report: Callable[[str], None] = lambda line: None) -> Path:
     """
     given = os.environ.get(LIBRARY_VARIABLE)
     if given:
-        if not Path(given).is_file():
+        if not _is_there(Path(given)):
             raise NativeError(f"{LIBRARY_VARIABLE} names {given}, which does not exist")
         return Path(given)
     path = cache_folder() / cache_key(compiler()) / FILE_NAME
-    if not path.exists():
+    if not _is_there(path):
         report("building the native operators, once for this machine …")
         _build(path)
     return path
 
 
 def cache_folder() -> Path:
-    """Where builds are kept."""
+    """Where builds are kept.
+
+    Raises:
+        NativeError: this user has no home.
+    """
     given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else Path.home() / ".cache" / "optc"
+    try:
+        return Path(given) if given else Path.home() / ".cache" / "optc"
+    except RuntimeError as error:
+        raise NativeError(f"no home folder to keep builds in: set {CACHE_VARIABLE}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        why = f"{error.strerror}; set {CACHE_VARIABLE} or {LIBRARY_VARIABLE} to what can be read"
+        raise NativeError(f"cannot read {path}: {why}") from error
 
 
 def compiler() -> str:

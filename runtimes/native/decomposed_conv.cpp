@@ -167,18 +167,12 @@ std::vector<int64_t> DecomposedConv::output_shape(const std::vector<int64_t>& x_
   return optc::output_shape(geometry_, weights_.C, weights_.K, x_shape);
 }
 
-std::shared_ptr<const ImagePlan> DecomposedConv::plan_of(int64_t height, int64_t width) const {
-  const std::lock_guard<std::mutex> lock(plan_lock_);
-  if (plan_ == nullptr || plan_->size[0] != height || plan_->size[1] != width) {
-    plan_ = std::make_shared<ImagePlan>(make_plan(geometry_, height, width, kernels_.lanes));
-  }
-  return plan_;
-}
-
 void DecomposedConv::run(const float* x, const std::vector<int64_t>& x_shape,
                          const float* residual, float* y, ThreadPool& pool) const {
   const int64_t height = geometry_.rank == 2 ? x_shape[2] : 1, width = x_shape.back();
-  const std::shared_ptr<const ImagePlan> plan = plan_of(height, width);
+  const std::shared_ptr<const ImagePlan> plan =
+      plans_.get(height, width,
+                 [&] { return make_plan(geometry_, height, width, kernels_.lanes); });
   const int64_t vectors = x_shape[0] * plan->vectors;
   if (vectors == 0) return;
   const int64_t fewest = (vectors + kMaxVectors - 1) / kMaxVectors;

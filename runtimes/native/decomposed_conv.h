@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "compact_weights.h"
 #include "image_plan.h"
 #include "kernels.h"
+#include "plan_cache.h"
 #include "thread_pool.h"
 
 namespace optc {
@@ -30,15 +30,12 @@ class DecomposedConv {
  private:
   struct Run;
 
-  std::shared_ptr<const ImagePlan> plan_of(int64_t height, int64_t width) const;
-
   Geometry geometry_;
   PackedWeights weights_;
   const Kernels& kernels_;
   bool clamp_;
   float lower_, upper_;
-  mutable std::mutex plan_lock_;
-  mutable std::shared_ptr<const ImagePlan> plan_;  // of the last image size
+  mutable PlanCache<ImagePlan> plans_;
 };
 
 }  // namespace optc

@@ -140,19 +140,13 @@ std::vector<int64_t> HybridConv::output_shape(const std::vector<int64_t>& x_shap
   return optc::output_shape(geometry_, weights_.C, weights_.K, x_shape);
 }
 
-std::shared_ptr<const HybridPlan> HybridConv::plan_of(int64_t height, int64_t width) const {
-  const std::lock_guard<std::mutex> lock(plan_lock_);
-  if (plan_ == nullptr || plan_->size[0] != height || plan_->size[1] != width) {
-    plan_ = std::make_shared<HybridPlan>(make_hybrid_plan(geometry_, height, width, weights_.C));
-  }
-  return plan_;
-}
-
 void HybridConv::run(const uint8_t* x, const std::vector<int64_t>& x_shape,
                      const uint8_t* residual, uint8_t* y, ThreadPool& pool) const {
   const int64_t height = geometry_.rank == 2 ? x_shape[2] : 1, width = x_shape.back();
   if (x_shape[0] == 0) return;
-  const std::shared_ptr<const HybridPlan> plan = plan_of(height, width);
+  const std::shared_ptr<const HybridPlan> plan =
+      plans_.get(height, width,
+                 [&] { return make_hybrid_plan(geometry_, height, width, weights_.C); });
   const bool is_narrow = x_shape[0] == 1 && plan->samples > kTileVectors / 2;  // of one vector
   const HybridWeights& weights = is_narrow && narrow_ != nullptr ? *narrow_ : weights_;
   const uint8_t* x_end = x + x_shape[0] * weights_.C * height * width;

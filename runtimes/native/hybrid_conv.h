@@ -5,12 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "hybrid_kernels.h"
 #include "hybrid_plan.h"
 #include "hybrid_weights.h"
+#include "plan_cache.h"
 #include "thread_pool.h"
 
 namespace optc {
@@ -34,15 +34,12 @@ class HybridConv {
  private:
   struct Run;
 
-  std::shared_ptr<const HybridPlan> plan_of(int64_t height, int64_t width) const;
-
   Geometry geometry_;
   HybridWeights weights_;
   std::unique_ptr<HybridWeights> narrow_;  // in their own form for small images; null: the same
   int64_t group_;
   const HybridKernels& kernels_;
-  mutable std::mutex plan_lock_;
-  mutable std::shared_ptr<const HybridPlan> plan_;  // of the last image size
+  mutable PlanCache<HybridPlan> plans_;
 };
 
 }  // namespace optc

@@ -1,5 +1,4 @@
 // onnxruntime's view of the operators: registration.
-#include <cstdlib>
 #include <limits>
 
 #include "decomposed_conv.h"
@@ -126,7 +125,10 @@ OrtCustomOpDomain* make_domain() {
 OrtStatus* register_operators(OrtSessionOptions* options, const OrtApiBase* base) {
   // Static initialisation is locked: sessions may be created on several threads at once.
   static const bool supported = (api = base->GetApi(ort::kApiVersion)) != nullptr;
-  if (!supported) std::abort();  // cannot say so: every function that could is in the table
+  if (!supported) {
+    const OrtApi* oldest = base->GetApi(1);  // in which CreateStatus had its slot already
+    return ort::CreateStatus::call(oldest, ORT_FAIL, "optc needs onnxruntime 1.20 or later");
+  }
   static OrtCustomOpDomain* const domain = make_domain();
   if (domain == nullptr) {
     return ort::CreateStatus::call(api, ORT_FAIL, "the optc operators cannot be registered");

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def test_missing_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(native_build, "compiler", lambda: "/bin/true")
     with pytest.raises(native_build.NativeError, match=r"needs torch: pip install 'optc\[torch\]'"):
+        native_build.library_path()
+
+
+def test_a_cache_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> Callable[..., bool]:
+        def method(*arguments: object) -> bool:
+            raise error
+
+        return method
+
+    monkeypatch.delenv(native_build.CACHE_VARIABLE, raising=False)
+    monkeypatch.setattr(native_build, "compiler", lambda: "/bin/true")
+    monkeypatch.setattr(Path, "is_file", fail(PermissionError(13, "Permission denied")))
+    with pytest.raises(native_build.NativeError, match=r"cannot read .*: Permission denied; set"):
+        native_build.library_path()
+    monkeypatch.setattr(Path, "home", fail(RuntimeError("no home")))
+    with pytest.raises(native_build.NativeError, match=r"no home folder .*: set OPTC_CACHE"):
         native_build.library_path()
 
 

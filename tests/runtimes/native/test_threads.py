@@ -36,7 +36,7 @@ def test_two_sessions_in_two_threads() -> None:
 
 def test_one_session_from_four_threads_with_images_of_different_sizes() -> None:
     session = ort.session(layers()[0].model().SerializeToString(), threads=2, native=library())
-    images = [(20, 20), (4, 4), (20, 20), (9, 33)]
+    images = [(20, 20), (4, 4), (20, 20), (9, 33), *((5, n) for n in range(5, 15))]
     fed = [random_layer(0, shape=(24, 16, 5), image=image) for image in images]
     with ThreadPoolExecutor(4) as pool:
         errors = list(pool.map(lambda layer: worst_error(layer, session), fed))
