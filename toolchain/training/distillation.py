@@ -34,8 +34,8 @@ def distillation_loss(
             teacher.to(inputs.device)
         inputs, order, first = mixed(inputs, mixup)
         with torch.no_grad():
-            target = (teacher(inputs) / temperature).log_softmax(1)
-        logits = model(inputs)
+            target = (teacher(inputs).float() / temperature).log_softmax(1)
+        logits = model(inputs).float()  # on CPUs autocast leaves log_softmax in bfloat16
         own = nn.functional.cross_entropy(logits, labels, reduction="none")  # (N)
         other = nn.functional.cross_entropy(logits, labels[order], reduction="none")
         cross_entropy = torch.lerp(other, own, first.to(own)).mean()

@@ -8,6 +8,19 @@ from toolchain.training.distillation import distillation_loss, mixed
 from toolchain.training.objectives import classification_loss
 
 
+class Rounded(nn.Module):
+    """Gives out in bfloat16 what a layer computes from its inputs in float32."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            y: torch.Tensor = self.layer(x.float()).bfloat16()
+        return y
+
+
 def test_distillation_is_the_formula_of_hinton() -> None:
     torch.manual_seed(0)
     student, teacher = nn.Linear(5, 3), nn.Linear(5, 3)
@@ -20,6 +33,25 @@ def test_distillation_is_the_formula_of_hinton() -> None:
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert teacher.weight.grad is None and student.weight.grad is not None
+
+
+def test_small_differences_count_in_mixed_precision_as_well() -> None:
+    """Of 8 bits of mantissa little would be left of a difference of log-probabilities."""
+    torch.manual_seed(0)
+    target = 3 * torch.randn(128, 10)
+    student, teacher = nn.Linear(10, 10), nn.Linear(10, 10)
+    for linear in (student, teacher):
+        nn.init.eye_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    with torch.no_grad():
+        student.weight += 0.01 * torch.randn(10, 10)
+    found = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            x = target.bfloat16() if enabled else target.bfloat16().float()
+            loss = distillation_loss(Rounded(teacher), 1.0, 4.0)
+            found.append(loss(Rounded(student), (x, torch.zeros(128, dtype=torch.int64))))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=0)
 
 
 @given(st.floats(0.05, 5), st.integers(1, 9))
