@@ -99,21 +99,28 @@ def pooled(parts: Sequence[Moments]) -> Moments:
 
 def _input_moments(X: Array32, centred: bool) -> tuple[Array, Array]:
     x_mean = X.mean(axis=0, dtype=np.float64) if centred else np.zeros(X.shape[1])
-    return _product(X, X) / len(X) - np.outer(x_mean, x_mean), x_mean
+    return _covariance(X, X, x_mean, x_mean), x_mean
 
 
 def _target_moments(
     X: Array32, T: Array32, x_mean: Array, centred: bool
 ) -> tuple[Array, Array, float]:
     t_mean = T.mean(axis=0, dtype=np.float64) if centred else np.zeros(T.shape[1])
-    G = _product(X, T) / len(X) - np.outer(x_mean, t_mean)
-    power = float(np.mean(np.square(T, dtype=np.float64), axis=0).sum() - t_mean @ t_mean)
-    return G, t_mean, power
+    near = t_mean.astype(np.float32)
+    power = np.mean(np.square(T - near, dtype=np.float64), axis=0).sum()
+    G = _covariance(X, T, x_mean, t_mean)
+    return G, t_mean, float(power - np.sum(np.square(t_mean - near)))
 
 
-def _product(A: Array32, B: Array32, chunk: int = 8192) -> Array:
-    """AᵀB: float32 within a chunk of rows, float64 across chunks."""
+def _covariance(A: Array32, B: Array32, a_mean: Array, b_mean: Array, chunk: int = 8192) -> Array:
+    """E[(a − ā)·(b − b̄)ᵀ]: float32 within a chunk of rows, float64 across chunks.
+
+    Means are taken off before products are formed, which would lose all digits where means are
+    large, in float32 and so up to a rest: E[(a − m)·(b − n)ᵀ] − (ā − m)·(b̄ − n)ᵀ.
+    """
+    m, n = a_mean.astype(np.float32), b_mean.astype(np.float32)
     total = np.zeros((A.shape[1], B.shape[1]))
     for start in range(0, len(A), chunk):
-        total += A[start : start + chunk].T @ B[start : start + chunk]
-    return total
+        rows = slice(start, start + chunk)
+        total += (A[rows] - m).T @ (B[rows] - n)
+    return total / len(A) - np.outer(a_mean - m, b_mean - n)

@@ -55,3 +55,16 @@ def test_own_outputs_need_no_targets(rows):
         np.testing.assert_allclose(getattr(own, name), getattr(direct, name), rtol=1e-4, atol=1e-4)
     assert own.error(W) == pytest.approx(0, abs=1e-9)
     np.testing.assert_allclose(own.bias(W), b, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e4])
+def test_large_means_take_no_digits(offset: float) -> None:
+    """As the raw columns of a table have them: years, altitudes, prices."""
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal((20_000, 6)) + offset).astype(np.float32)
+    T = (X @ rng.standard_normal((6, 3)) + offset).astype(np.float32)
+    centred_x, centred_t = (A.astype(np.float64) - A.mean(axis=0, dtype=np.float64) for A in (X, T))
+    found = moments(X, T)
+    np.testing.assert_allclose(found.H, centred_x.T @ centred_x / len(X), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.G, centred_x.T @ centred_t / len(X), rtol=0, atol=1e-4)
+    assert found.t_power == pytest.approx(np.square(centred_t).sum() / len(X), rel=1e-6)
