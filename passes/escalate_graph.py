@@ -33,11 +33,8 @@ MOVES = frozenset(
 """Operators that move values about: they take uint8 as they take float."""
 
 
-def origin(value: ir.Value) -> ir.Value:
-    """The value that has the same scale: the input of the first operator that only moves it."""
-    while (producer := value.producer()) is not None and _moves(producer):
-        [value] = [v for v in producer.inputs[:1] if v is not None]
-    return value
+PARTS = frozenset({"Slice", "MaxPool"})
+"""Those whose output need not have the range of the input."""
 
 
 def _moves(node: ir.Node) -> bool:
@@ -76,9 +73,20 @@ class Codes:
         return self._scales[name], self._zero_points[zero]
 
     def name(self, value: ir.Value) -> str:
-        """Of the value whose code this one has."""
-        own = origin(value).name or ""
-        return self._same.get(own, own)
+        """Of the value whose code this one has.
+
+        It is that of the value which it was moved from. A part of a value that has no code yet,
+        when it is first asked for, has one of its own: its range need not hold the rest.
+        """
+        own, producer = value.name or "", value.producer()
+        if own not in self._same:
+            self._same[own] = own
+            if producer is not None and _moves(producer):
+                source = producer.inputs[0]
+                assert source is not None
+                if producer.op_type not in PARTS or self.has(source):
+                    self._same[own] = self.name(source)
+        return self._same[own]
 
     def share(self, value: ir.Value, other: ir.Value) -> None:
         """Gives a value the code of another."""

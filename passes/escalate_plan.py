@@ -71,7 +71,7 @@ def plan_layers(
         BudgetError: the budget is below the least size.
         CalibrationError: activations are not finite; the message names the layer.
     """
-    walk = calibration.walk(model, [], PLAN_SAMPLES)
+    walk = calibration.walk(model, list(layers), PLAN_SAMPLES)
     codes, rng = Codes(model.graph), np.random.default_rng(context.seed)
     probe = Sensitivity(walk) if config.size is not None else None
     options: list[list[LayerChoice]] = []
@@ -88,8 +88,9 @@ def plan_layers(
             }
         except CalibrationError as error:
             raise CalibrationError(f"'{name}': {error}") from error
-        options.append([_choice(layer, each, tried[each], config) for each in bits])
         damages.append(_damages(probe, layer, list(tried.values())))
+        walk.substitute(name, _unchanged(layer))
+        options.append([_choice(layer, each, tried[each], config) for each in bits])
         context.progress(done, len(layers), f"plan {name}")
     chosen = [0] * len(options)
     if config.size is not None:
@@ -134,8 +135,12 @@ def _damages(probe: Sensitivity | None, layer: Layer, tried: Sequence[Quantised]
     """Of every way to quantise a layer; a single one is not worth measuring."""
     if probe is None or len(tried) == 1:
         return [0.0] * len(tried)
-    name, unchanged = layer.node.name or "", Substitute(nodes=[layer.node], constants=[])
-    return [probe.of_substitute(name, unchanged, each.substitute) for each in tried]
+    name = layer.node.name or ""
+    return [probe.of_substitute(name, _unchanged(layer), each.substitute) for each in tried]
+
+
+def _unchanged(layer: Layer) -> Substitute:
+    return Substitute(nodes=[layer.node], constants=[])
 
 
 def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfig) -> LayerChoice:

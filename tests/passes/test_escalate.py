@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import numpy_helper
 
 from passes.cleanup import finish, prepare
 from passes.escalate import EscalatePass
@@ -16,7 +17,7 @@ from passes.penni_config import PenniConfig
 from passes.storage import storage
 from runtimes import ort
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_packed, read_scale, read_weights
-from tests.passes.contract_models import MODELS
+from tests.passes.contract_models import MODELS, Builder
 from toolchain.layerwise import ArrayCalibration
 
 
@@ -47,6 +48,47 @@ def relative_error(model, reference, x):
 
 def kinds(model):
     return [node.op_type for node in model.graph]
+
+
+def bottleneck(first="conv3"):
+    """A block of 1×1, 3×3 and 1×1 convolutions beside one that projects its input."""
+    net = Builder()
+    shortcut = net.conv("x", 3, 16, (1, 1)) if first == "shortcut" else ""
+    y = net.op("Relu", net.conv("x", 3, 8, (1, 1)))
+    y = net.op("Relu", net.conv(y, 8, 8, pads=[1] * 4))
+    y = net.conv(y, 8, 16, (1, 1))
+    shortcut = shortcut or net.conv("x", 3, 16, (1, 1))
+    return prepare(ir.from_proto(net.model(net.op("Relu", net.op("Add", y, shortcut)))))
+
+
+@pytest.mark.parametrize("first", ["conv3", "shortcut"])
+def test_blocks_with_a_projection_are_quantised(first) -> None:
+    model = bottleneck(first)
+    before = model.clone()
+    EscalatePass(EscalateConfig(), calibrated())(model)
+    assert kinds(finish(model)).count("QuantizeLinear") >= 4
+    assert relative_error(model, before, images(64, 1)) < 0.05
+
+
+@pytest.mark.parametrize("part", ["Slice", "MaxPool"])
+def test_a_part_of_a_value_has_a_range_of_its_own(part) -> None:
+    """What the first convolution reads is small; what the second reads is not."""
+    net = Builder()
+    if part == "Slice":
+        net.weights += [
+            numpy_helper.from_array(np.array([n], np.int64), f"at{n}") for n in (0, 1, 3)
+        ]
+        parts = (net.op("Slice", "x", *at) for at in (("at0", "at1", "at1"), ("at1", "at3", "at1")))
+        small, large = (net.conv(x, C, 8, (1, 1)) for x, C in zip(parts, (1, 2), strict=True))
+    else:
+        small = net.conv(net.op("MaxPool", "x", kernel_shape=[9, 7]), 3, 8, (1, 1))
+        large = net.conv("x", 3, 8, (1, 1))
+    model = prepare(ir.from_proto(net.model(net.op("Add", small, large))))
+    before = model.clone()
+    scale = np.array([0.01, 1, 1] if part == "Slice" else [-1, -1, -1], np.float32)
+    data = np.abs(images(64)) * scale[:, None, None]
+    EscalatePass(EscalateConfig(), calibrated(data))(model)
+    assert relative_error(finish(model), before, data) < 0.02
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(8, 0.03), (4, 0.12), (2, 0.6)])
