@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from toolchain.commands.options import (
+    LIMIT,
     MODEL,
     SUMMARY_HEADERS,
     OpenedModel,
@@ -46,7 +47,7 @@ HEADERS = ("max abs", "rel L2", "SQNR dB", "cosine", "same top-1")
 @click.option("--per-layer", is_flag=True, help="Compare every layer that both models have.")
 @click.option(
     "--max-rel",
-    type=click.FloatRange(min=0),
+    type=LIMIT,
     help="Fail (exit code 5) if the relative L2 error of an output is above this.",
 )
 @threads_option

@@ -8,6 +8,7 @@ import click
 
 from toolchain.accuracy import Accuracy, drop_points, evaluate
 from toolchain.commands.options import (
+    LIMIT,
     MODEL,
     OpenedModel,
     data_json,
@@ -45,7 +46,7 @@ SCHEMA = "optc-eval/1"
 @click.option("--baseline", type=MODEL, help="Score this model as well and show the difference.")
 @click.option(
     "--max-drop",
-    type=float,
+    type=LIMIT,
     metavar="POINTS",
     help="Fail (exit code 6) if top-1 is more percentage points below the baseline's.",
 )

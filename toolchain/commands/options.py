@@ -1,5 +1,6 @@
 """What several commands share: options, opened models, how they are shown."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +20,27 @@ from toolchain.results import ModelSummary
 
 RANDOM_SAMPLES = 64
 
+
+class Limit(click.FloatRange):
+    """A number that something is held against: at least 0, and not NaN or infinite."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; a usage error names what is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
 MODEL = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
 NOT_NEGATIVE = click.IntRange(min=0)
+LIMIT = Limit()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 seed_option = click.option(
