@@ -90,15 +90,16 @@ class LinePruneConfig:
 
 
 def prune_lines(model: nn.Module, groups: Sequence[LineGroup], config: LinePruneConfig) -> Masks:
-    """Sets the weakest lines to zero, in all their weights; returns what holds them there.
+    """Sets the weakest lines to zero, in all their weights.
 
+    Returns what holds them there, and other zeros of weights as well.
     Every head of a group loses as many lines, its own weakest.
     """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     energies = [group.norms(parameters).square() for group in groups]
     units = [_units(group, energy) for group, energy in zip(groups, energies, strict=True)]
     limit = _limit(groups, energies, units, parameters, config)
-    masks = Masks(kept={})
+    masks = Masks.of_nonzeros(model)
     for group, energy, ranked in zip(groups, energies, units, strict=True):
         count = _count(_relative(energy, ranked), limit, config.multiple)
         kept = torch.zeros(len(group) + 1, dtype=torch.bool)
@@ -107,6 +108,7 @@ def prune_lines(model: nn.Module, groups: Sequence[LineGroup], config: LinePrune
         for (name, axis), lines in group.members.items():
             shape = [-1 if other == axis else 1 for other in range(parameters[name].ndim)]
             mask = kept[lines].reshape(shape).expand(parameters[name].shape)
+            mask = mask.to(parameters[name].device)
             masks.kept[name] = masks.kept.get(name, torch.ones_like(mask)) & mask
     masks.after_step(model)
     return masks

@@ -72,6 +72,16 @@ class Masks(Hook):
         found = matching_parameters(model, parameters)
         return cls(kept={name: p.detach() != 0 for name, p in found if p.ndim >= WEIGHT_AXES})
 
+    @classmethod
+    def combined(cls, model: nn.Module, parts: Sequence["Masks"]) -> "Masks":
+        """Holds what any of them does, in the parameters that the model has."""
+        kept: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            found = [part.kept[name].to(parameter.device) for part in parts if name in part.kept]
+            if found:
+                kept[name] = torch.stack(found).all(0)
+        return cls(kept=kept)
+
     def after_step(self, model: nn.Module) -> None:
         """Sets dropped elements to zero again, whatever the optimiser did with them."""
         parameters = dict(model.named_parameters())

@@ -74,8 +74,10 @@ class Stage(ABC):
 
 
 def hold_pruned(run: Run, dropped: Masks) -> Mapping[str, Any]:
-    """Holds what was dropped, and all other zeros of weights."""
-    run.masks = Masks(kept={**Masks.of_nonzeros(run.model).kept, **dropped.kept})
+    """Holds what was dropped now and before, and all other zeros of weights."""
+    before = [] if run.masks is None else [run.masks]
+    run.masks = Masks.combined(run.model, [Masks.of_nonzeros(run.model), dropped, *before])
+    run.masks.after_step(run.model)
     report = report_sparsity(run.model)
     counts = {"nonzero": report.nonzero, "compression": report.compression}
     return {**run.measure(run.model), **counts}

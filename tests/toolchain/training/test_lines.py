@@ -212,6 +212,20 @@ def test_zeros_are_held_and_the_outputs_of_a_removed_line_are_nowhere(groups) ->
         assert (dict(model.named_parameters())[name][~kept] == 0).all()
 
 
+def test_other_zeros_of_weights_are_held_as_well_but_biases_that_start_at_zero_are_not(
+    groups,
+) -> None:
+    model = transformer(3)
+    parameters = dict(model.named_parameters())
+    weight, bias = (f"encoder.0.feed_forward.first.{kind}" for kind in ("weight", "bias"))
+    with torch.no_grad():
+        parameters[weight][:, 0] = 0
+        parameters[bias].zero_()
+    kept = prune_lines(model, groups, LinePruneConfig(threshold=0.5, multiple=1)).kept
+    assert not kept[weight][:, 0].any()
+    assert torch.equal(kept[bias], kept[weight].any(1)) and kept[bias].any()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

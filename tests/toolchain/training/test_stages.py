@@ -10,6 +10,8 @@ from passes.framework import ConfigError
 from tests.toolchain.training import tiny
 from toolchain.training.decomposed_conv import DecomposeConfig
 from toolchain.training.hooks import Penalty
+from toolchain.training.line_pruning import LinePruneConfig
+from toolchain.training.line_stages import PruneLinesStage
 from toolchain.training.penni_stages import DecomposeStage
 from toolchain.training.pruning import PruneConfig
 from toolchain.training.run import Run, Stage
@@ -72,6 +74,24 @@ def test_all_zeros_are_held_those_of_biases_as_well() -> None:
     run_stages(run, [PruneStage(config=rule), train])
     assert int((run.model[9].bias == 0).sum()) == 2
     assert not run.model[3].weight[0].any()
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        PruneLinesStage(config=LinePruneConfig(threshold=0.01, multiple=1)),
+        PruneStage(config=PruneConfig(rule="remaining", value=0.1)),
+    ],
+)
+def test_a_second_pruning_holds_the_zeros_of_the_first(again) -> None:
+    run = Run(model=tiny.network(), data=tiny.dataset())
+    rule = PruneConfig(rule="sparsity", value=0.5, biases=True)
+    run_stages(run, [PruneStage(config=rule)])
+    dropped = {name: p == 0 for name, p in run.model.named_parameters()}
+    run_stages(run, [again, TrainStage(config=TrainConfig(epochs=1, lr=0.1), batch=32)])
+    assert dropped["0.bias"].any() and dropped["3.weight"].any()
+    for name, parameter in run.model.named_parameters():
+        assert not parameter[dropped[name]].any(), name
 
 
 def test_a_run_that_stops_anywhere_ends_as_if_it_had_not(tmp_path) -> None:
