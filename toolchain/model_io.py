@@ -8,7 +8,7 @@ the old file or the complete new one.
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -101,16 +101,49 @@ def publish(staged: Path, path: Path) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def ensure_targets(targets: Sequence[Path], used: Iterable[Path]) -> None:
+    """Finds out before any work is done that models cannot be written, or would replace others.
+
+    Args:
+        targets: model files to be written; weights may go to ``<name>.data`` beside each.
+        used: other files that the command reads or writes.
+
+    Raises:
+        UsageError: a target or its weights are among these files, or cannot be written.
+    """
+    taken = {os.path.realpath(file) for file in used}
+    for target in targets:
+        for file in (target, target.with_name(f"{target.name}.data")):
+            ensure_writable(file)
+            place = os.path.realpath(file)
+            if place in taken:
+                raise UsageError(
+                    f"cannot write {file}: it is an input or another output of this command; "
+                    "name another output"
+                )
+            taken.add(place)
+
+
 def ensure_writable(path: Path) -> None:
     """Finds out before any work is done that an output file cannot be written.
 
     Raises:
-        UsageError: its folder is missing or read-only, or it is a folder itself.
+        UsageError: its folder is missing or read-only, or it is a folder or a device itself, or
+            its name is too long.
     """
+    try:
+        _check_writable(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _check_writable(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder, name a file in it")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: no folder {path.parent}, create it first")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write {path}: it is not a regular file, name another")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UsageError(f"cannot write {path}: permission denied")
 

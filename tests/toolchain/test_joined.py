@@ -154,6 +154,26 @@ def test_what_does_not_fit_is_refused(parts, swap, carried, message) -> None:
         join(first, second, carried)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["split", "joined.onnx", "joined.onnx", "q.onnx"],
+        ["split", "joined.onnx", "p.onnx", "p.onnx"],
+        ["join", "a.onnx", "b.onnx", "-o", "b.onnx"],
+    ],
+)
+def test_inputs_and_other_outputs_are_not_replaced(
+    parts, tmp_path, monkeypatch, capsys, arguments
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for model, name in zip((*parts, join(*parts, CARRIED)), ("a", "b", "joined"), strict=True):
+        save_model(model, tmp_path / f"{name}.onnx")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert optc(arguments) == 2
+    assert "it is an input or another output of this command" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_model_that_was_not_joined_cannot_be_split(parts, tmp_path, capsys) -> None:
     with pytest.raises(UnreadableError, match="not a joined model"):
         split(parts[0])

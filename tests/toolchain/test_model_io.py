@@ -11,7 +11,14 @@ import pytest
 from runtimes import ort
 from tests.helpers import classifier, images, parse, save
 from toolchain.errors import UnreadableError, UsageError
-from toolchain.model_io import ensure_writable, load_model, model_summary, save_model, sha256_of
+from toolchain.model_io import (
+    ensure_targets,
+    ensure_writable,
+    load_model,
+    model_summary,
+    save_model,
+    sha256_of,
+)
 
 
 def external(path: Path, model: onnx.ModelProto | None = None, location: str = "w.bin") -> Path:
@@ -233,6 +240,41 @@ def test_targets_that_cannot_be_written_are_refused_before_work(tmp_path: Path) 
         ensure_writable(tmp_path / "none" / "m.onnx")
     ensure_writable(tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_too_long_and_devices_are_refused_before_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="File name too long"):
+        ensure_writable(tmp_path / ("m" * 300))
+    with pytest.raises(UsageError, match="File name too long"):
+        ensure_targets([tmp_path / ("m" * 253)], [])  # of the weights
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a regular file"):
+        ensure_writable(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("targets", "used"),
+    [
+        (["m.onnx"], ["m.onnx"]),
+        (["folder/../m.onnx"], ["m.onnx"]),
+        (["link.onnx"], ["m.onnx"]),
+        (["m.onnx"], ["m.onnx.data"]),
+        (["a.onnx", "m.onnx"], ["m.onnx"]),
+        (["m.onnx", "m.onnx"], []),
+        (["m.onnx", "m.onnx.data"], []),
+    ],
+)
+def test_targets_that_are_needed_otherwise_are_refused(
+    tmp_path: Path, targets: list[str], used: list[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match=r"m\.onnx|link\.onnx"):
+        ensure_targets([tmp_path / name for name in targets], [tmp_path / name for name in used])
+
+
+def test_targets_of_their_own_are_accepted(tmp_path: Path) -> None:
+    ensure_targets([tmp_path / "a.onnx", tmp_path / "b.onnx"], [tmp_path / "m.onnx"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")

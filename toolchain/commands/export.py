@@ -10,7 +10,7 @@ from toolchain.console import print_json, say
 from toolchain.data_sources import find_function
 from toolchain.errors import MissingComponentError, VerificationError
 from toolchain.model_io import (
-    ensure_writable,
+    ensure_targets,
     load_model,
     model_summary,
     publish,
@@ -50,7 +50,7 @@ def command(
     run in onnxruntime and compared with torch before it gets its name.
     """
     torch_export = _exporter()
-    ensure_writable(output)
+    ensure_targets((output, rejected_path(output)), [] if state is None else [state])
     inputs = [torch_export.parse_input(text, index) for index, text in enumerate(shapes)]
     module = torch_export.build_module(source, find_function(source), state)
     model = torch_export.export(module, inputs, names)

@@ -8,7 +8,7 @@ from toolchain.commands.options import MODEL, json_option
 from toolchain.console import print_json, say
 from toolchain.errors import UsageError
 from toolchain.joined import carried_names, join
-from toolchain.model_io import ensure_writable, load_model, save_model
+from toolchain.model_io import ensure_targets, external_files, load_model, save_model
 
 SCHEMA = "optc-join/1"
 
@@ -29,8 +29,9 @@ def command(first: Path, second: Path, carry: str | None, output: Path, as_json:
     Outputs of FIRST are fed to the inputs of SECOND that have their names. What SECOND carries from
     one run to the next is written out: it runs twice. 'optc split' takes both out again.
     """
-    ensure_writable(output)
     models = load_model(first), load_model(second)
+    read = [*external_files(first, models[0]), *external_files(second, models[1])]
+    ensure_targets([output], [first, second, *read])
     carried = {}
     if carry is not None:
         word, equals, other = carry.partition("=")

@@ -8,7 +8,7 @@ from toolchain.commands.options import MODEL, json_option
 from toolchain.console import print_json, say
 from toolchain.errors import UnreadableError
 from toolchain.joined import split
-from toolchain.model_io import ensure_writable, load_model, save_model
+from toolchain.model_io import ensure_targets, external_files, load_model, save_model
 
 SCHEMA = "optc-split/1"
 
@@ -20,10 +20,10 @@ SCHEMA = "optc-split/1"
 @json_option
 def command(model: Path, first: Path, second: Path, as_json: bool) -> None:
     """Write the parts of MODEL, which 'optc join' made, to FIRST and SECOND."""
-    for path in (first, second):
-        ensure_writable(path)
+    joined = load_model(model)
+    ensure_targets((first, second), [model, *external_files(model, joined)])
     try:
-        parts = split(load_model(model))
+        parts = split(joined)
     except UnreadableError as error:
         raise UnreadableError(f"{model}: {error}") from error
     for part, path in zip(parts, (first, second), strict=True):

@@ -1,5 +1,6 @@
 """`optc transform`: compresses a model, checks the result and says what was done."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from toolchain.commands.options import (
     samples_option,
     threads_option,
 )
+from toolchain.commands.outputs import ensure_folder_writable
 from toolchain.commands.transform_table import print_result
 from toolchain.console import note, print_json, progress, say
 from toolchain.data import Data, open_data
@@ -21,11 +23,13 @@ from toolchain.errors import GateError, NothingAppliedError, UsageError, Verific
 from toolchain.gates import Gates
 from toolchain.job import Job, Stopwatch
 from toolchain.layer_timing import FormTimer, load_times, save_times
-from toolchain.model_io import ensure_writable
-from toolchain.pipeline import failure, transform
+from toolchain.model_io import ensure_targets, ensure_writable, external_files
+from toolchain.pipeline import failure, rejected_path, transform
 from toolchain.recipe import LOWERINGS, Recipe, load_plans, load_recipe, parse_pass, plan_recipe
-from toolchain.report import ensure_report_writable, write_report
+from toolchain.report import write_report
 from toolchain.results import TransformResult
+
+REPORT_FILES = ("report.html", "report.json")
 
 
 @click.command()
@@ -97,7 +101,6 @@ def command(
     given = {"include": include, "exclude": exclude, "lower": lower, "seed": seed}
     recipe = recipe.with_options(**{k: v for k, v in given.items() if v not in (None, ())})
     target = output or _default_output(model, recipe)
-    _check_paths(model, target, report, dry_run)
     if (max_drop is None) != (labelled is None):
         raise UsageError("--max-drop and --eval go together")
     if timings is not None and optimize_for != "latency":
@@ -106,6 +109,11 @@ def command(
     watch = Stopwatch()
     with watch.stage("load"):
         opened = open_model(model)
+        named = (model, recipe_file, plan_file, calib, labelled)
+        read = [Path(each) for each in named if each is not None]
+        read += external_files(model, opened.model)
+        targets = () if dry_run else (target, rejected_path(target))
+        _check_paths(targets, read, report, timings)
         calibration = _open(calib, opened)
         gates = Gates(
             max_size=max_size,
@@ -182,14 +190,17 @@ def _default_output(model: Path, recipe: Recipe) -> Path:
     return model.with_name(f"{model.stem}.{names}.onnx")
 
 
-def _check_paths(model: Path, target: Path, report: Path | None, dry_run: bool) -> None:
-    """Finds out before any work is done what cannot be written."""
-    if target.resolve() == model.resolve():
-        raise UsageError(f"{target} is the input model; name another output with -o")
-    if not dry_run:
-        ensure_writable(target)
+def _check_paths(
+    targets: Sequence[Path], read: Sequence[Path], report: Path | None, timings: Path | None
+) -> None:
+    """Finds out before any work is done what cannot be written, or would replace what is read."""
+    others = [] if report is None else [report / name for name in REPORT_FILES]
+    others += [] if timings is None else [timings]
+    ensure_targets(targets, [*read, *others])
     if report is not None:
-        ensure_report_writable(report)
+        ensure_folder_writable(report, REPORT_FILES)
+    if timings is not None:
+        ensure_writable(timings)
 
 
 def _native(wanted: bool, recipe: Recipe, timed: bool) -> Path | None:

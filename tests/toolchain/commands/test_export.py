@@ -131,6 +131,14 @@ def test_what_goes_wrong_is_one_line(folder, capsys, arguments, code, message) -
     assert (folder / "out.rejected.onnx").exists() == (code == 5)
 
 
+def test_the_state_is_not_replaced(folder, capsys) -> None:
+    (folder / "state.rejected.onnx").write_bytes(b"weights")
+    arguments = ["--state", "state.rejected.onnx", "--input", "3,6,6", "-o", "state.onnx"]
+    assert run(["export", "userland:net", *arguments]) == 2
+    assert "state.rejected.onnx: it is an input" in capsys.readouterr().err
+    assert (folder / "state.rejected.onnx").read_bytes() == b"weights"
+
+
 def test_missing_torch_names_the_fix(folder, capsys, monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "toolchain.torch_export", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)

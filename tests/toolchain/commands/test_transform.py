@@ -192,6 +192,52 @@ def test_a_missed_gate_is_exit_code_6(optc, model, data, tmp_path, options, word
     assert not small.exists() and (tmp_path / "small.rejected.onnx").exists()
 
 
+def test_a_rejected_result_does_not_replace_its_input(optc, model, tmp_path) -> None:
+    rejected = model.rename(tmp_path / "small.rejected.onnx")
+    before = files(tmp_path)
+    code, _, err = optc(
+        rejected, "--pass", PENNI, "-o", tmp_path / "small.onnx", "--max-size", "0.01"
+    )
+    assert code == 2 and f"cannot write {rejected}: it is an input" in err
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["best.onnx", "w.onnx", "recipe.yaml", "calib.npz", "r/report.json"]
+)
+def test_an_output_does_not_replace_what_is_read_or_written(optc, data, tmp_path, name) -> None:
+    """The weights of best.onnx are where those of w.onnx would go."""
+    path, recipe = tmp_path / "best.onnx", tmp_path / "recipe.yaml"
+    onnx.save(network(), path, save_as_external_data=True, location="w.onnx.data", size_threshold=0)
+    recipe.write_text("version: 1\npasses:\n  - penni: {rank: 4, min_weights: 0}\n")
+    (tmp_path / "r").mkdir()
+    before = files(tmp_path)
+    options = ["--recipe", recipe, "--calib", data, "--report", tmp_path / "r"]
+    code, _, err = optc(path, *options, "-o", tmp_path / name)
+    assert code == 2 and "it is an input or another output of this command" in err
+    assert files(tmp_path) == before and not list((tmp_path / "r").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("folder", "options"),
+    [
+        ("r/report.json", ["--report", "r"]),
+        ("r/report.html", ["--report", "r"]),
+        ("r", ["--optimize-for", "latency", "--timings", "none/t.json", "--no-native"]),
+    ],
+)
+def test_other_files_are_checked_before_the_model_is_replaced(
+    optc, model, tmp_path, monkeypatch, folder, options
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir(parents=True)
+    small = tmp_path / "small.onnx"
+    small.write_bytes(b"an older file")
+    code, _, err = optc(model, "--pass", PENNI, "-o", small, *options)
+    assert code == 2 and "cannot write" in err
+    assert small.read_bytes() == b"an older file"
+
+
 def test_gates_that_hold_pass(optc, model, data, tmp_path) -> None:
     options = ["--max-size", "1", "--max-drop", "100", "--eval", data]
     assert optc(model, "--pass", PENNI, "-o", tmp_path / "s.onnx", *options)[0] == 0
@@ -272,7 +318,7 @@ BAD_USAGE = {
     "impossible budget": (["--pass", "penni:params=0.0001"], "cannot be reached"),
     "unknown flag": (["--pass", "penni", "--ouput", "x"], "--output"),
     "output folder missing": (["--pass", "penni", "-o", "none/x.onnx"], "no folder"),
-    "output is the input": (["--pass", "penni", "-o", "{model}"], "is the input model"),
+    "output is the input": (["--pass", "penni", "-o", "{model}"], "is an input"),
     "report is a file": (["--pass", "penni", "--report", "{model}"], "is a file"),
     "gate without data": (["--pass", "penni", "--max-drop", "1"], "go together"),
     "two sources": (["--pass", "penni", "--recipe", "r.yaml"], "one of them"),
