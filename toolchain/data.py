@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toolchain.data_checks import LABELS, check_chunk
 from toolchain.data_sources import open_source, source_sha256
-from toolchain.errors import UnreadableError
+from toolchain.errors import UnreadableError, UsageError
 from toolchain.inputs import InputSpec, batched_names, fixed_batch, random_feeds
 
 Array = NDArray[Any]
@@ -69,9 +69,16 @@ class Data:
         Args:
             size: samples a batch, 32 if None.
             limit: stop after this many samples.
+
+        Raises:
+            UsageError: the limit is below the fixed batch size.
+            UnreadableError: the data no longer gives a batch.
         """
         fixed = fixed_batch(self.inputs) if batched_names(self.inputs) else None
-        size, left = fixed or size or DEFAULT_BATCH, self.samples if limit is None else limit
+        if limit is not None and fixed and limit < fixed:
+            raise UsageError(f"--samples {limit} is below the model's batch of {fixed}")
+        wanted = self.samples if limit is None else limit
+        size, left = fixed or size or DEFAULT_BATCH, wanted
         batched = {*batched_names(self.inputs), LABELS}
         for joined in _join(self.chunks(), batched, size):
             samples = _length(joined, batched)
@@ -81,6 +88,11 @@ class Data:
                     break
                 yield _cut(joined, batched, start, taken, self.inputs)
                 left -= taken
+        if left == wanted:
+            raise UnreadableError(
+                f"{self.path}: gives no batch of samples; a function must yield the same at every "
+                "call, and a fixed batch needs enough samples of one shape"
+            )
 
     def batch_count(self, size: int | None = None, *, limit: int | None = None) -> int:
         """About how many batches there will be, for progress."""
@@ -140,8 +152,12 @@ def random_data(
         inputs: of the model.
         samples: how many.
         seed: equal seeds give equal values.
-        dims: sizes of symbolic dimensions, see `random_feeds`.
+        dims: sizes of symbolic dimensions other than the batch, see `random_feeds`.
+
+    Raises:
+        UsageError: the inputs have no such dimension, or it counts samples.
     """
+    _check_dims(inputs, dims or {})
     fixed = fixed_batch(inputs)
     size = fixed or DEFAULT_BATCH
     total = -(-samples // fixed) * fixed if fixed else samples
@@ -160,6 +176,20 @@ def random_data(
         chunks=chunks,
         notes=(f"no data given: random inputs, seed {seed}",),
     )
+
+
+def _check_dims(inputs: Sequence[InputSpec], dims: Mapping[str, int]) -> None:
+    batch = inputs[0].shape[0] if batched_names(inputs) else None
+    sizes = [size for spec in inputs for size in spec.shape if isinstance(size, str)]
+    known = [name for name in dict.fromkeys(sizes) if name != batch]
+    for name, size in dims.items():
+        if name == batch:
+            raise UsageError(f"--dim {name}={size}: '{name}' counts samples; see --samples")
+        if name not in known:
+            listed = ", ".join(f"'{each}'" for each in known) or "none"
+            raise UsageError(
+                f"--dim {name}={size}: no input has a dimension of that name (has: {listed})"
+            )
 
 
 def _fit_batch(data: Data) -> Data:

@@ -5,7 +5,7 @@ With y of the reference and ŷ of the candidate, over all elements of all sample
     relative L2 = ‖y − ŷ‖ / ‖y‖      SQNR = −20·log10(relative L2)      cosine = ⟨y, ŷ⟩ / (‖y‖·‖ŷ‖)
 
 Infinities and NaNs that both models have at the same place are equal; one that only one of them
-has makes the error infinite.
+has makes the error infinite. So does a reference without any finite value: it says nothing.
 """
 
 import math
@@ -35,6 +35,8 @@ class FidelitySums:
     reference: float = 0.0  # ‖y‖²
     candidate: float = 0.0  # ‖ŷ‖²
     product: float = 0.0  # ⟨y, ŷ⟩
+    elements: int = 0
+    finite: int = 0  # elements of y
     same_top1: int = 0
     rows: int = 0
     samples: int = 0
@@ -64,7 +66,10 @@ class FidelitySums:
 
     def _add_sums(self, y: Array, z: Array) -> None:
         same = (y == z) | (np.isnan(y) & np.isnan(z))
-        finite = np.isfinite(y) & np.isfinite(z)
+        known = np.isfinite(y)
+        finite = known & np.isfinite(z)
+        self.elements += y.size
+        self.finite += int(np.sum(known))
         difference = np.where(same, 0.0, math.inf)
         np.subtract(y, z, out=difference, where=finite)
         self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
@@ -76,14 +81,16 @@ class FidelitySums:
 
     def fidelity(self) -> OutputFidelity:
         """The result over everything added so far."""
-        relative = _ratio(math.sqrt(self.error), math.sqrt(self.reference))
+        is_unknown = bool(self.elements) and not self.finite
+        error = math.inf if is_unknown else self.error
+        relative = _ratio(math.sqrt(error), math.sqrt(self.reference))
         norms = math.sqrt(self.reference) * math.sqrt(self.candidate)
-        both_zero = self.reference == self.candidate == 0
+        both_zero = not is_unknown and self.reference == self.candidate == 0
         return OutputFidelity(
             name=self.name,
-            max_abs=self.max_abs,
+            max_abs=math.inf if is_unknown else self.max_abs,
             relative_l2=relative,
-            sqnr_db=None if self.error == 0 else _decibels(relative),
+            sqnr_db=None if error == 0 else _decibels(relative),
             cosine=max(-1.0, min(1.0, self.product / norms)) if norms else float(both_zero),
             top1_agreement=self.same_top1 / self.rows if self.rows else None,
             samples=self.samples,
@@ -107,7 +114,7 @@ def compare_outputs(
         total: number of batches, for progress.
 
     Raises:
-        UnreadableError: outputs differ in name, shape or kind.
+        UnreadableError: outputs differ in name, shape or kind, or there are no batches.
     """
     sums: dict[str, FidelitySums] = {}
     for index, batch in enumerate(batches):
@@ -121,6 +128,8 @@ def compare_outputs(
         for name, array in expected.items():
             sums.setdefault(name, FidelitySums(name)).add(array, got[name], batch.samples)
         progress(index + 1, max(total, index + 1), "batches")
+    if not sums:
+        raise UnreadableError("nothing to compare: there are no samples, or no outputs")
     return tuple(value.fidelity() for value in sums.values())
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import images
 from toolchain.data import Data, _join, open_data, random_data
-from toolchain.errors import UnreadableError
+from toolchain.errors import UnreadableError, UsageError
 from toolchain.inputs import InputSpec
 
 
@@ -85,6 +85,13 @@ def test_fixed_batch_leaves_out_the_remainder(tmp_path: Path) -> None:
     assert data.samples == 8
     assert sizes(data, 32) == [4, 4]
     assert data.notes == ("the model is fixed to batches of 4: 2 samples left out",)
+
+
+def test_a_limit_below_a_fixed_batch_is_refused() -> None:
+    data = random_data([spec("input", 4, 3, 8, 8)], samples=8, seed=0)
+    with pytest.raises(UsageError, match="--samples 3 is below the model's batch of 4"):
+        sizes(data, limit=3)
+    assert sizes(data, limit=4) == [4]
 
 
 def test_input_without_samples_is_given_whole(tmp_path: Path) -> None:
@@ -194,6 +201,10 @@ def failing():
     raise KeyError("gone")
 def nothing():
     return []
+rest = [{"input": np.ones((2, 3, 8, 8), np.float32)}]
+def once():
+    while rest:
+        yield rest.pop()
 """
 
 
@@ -227,6 +238,12 @@ def test_bad_functions(module: str, function: str, message: str) -> None:
         open_data(f"{module}:{function}", IMAGE)
 
 
+def test_function_that_yields_nothing_when_read_again(module: str) -> None:
+    data = open_data(f"{module}:once", IMAGE)
+    with pytest.raises(UnreadableError, match=f"{module}:once: gives no batch of samples"):
+        sizes(data)
+
+
 def test_missing_module() -> None:
     with pytest.raises(UnreadableError, match="cannot import 'no_such_module_here'"):
         open_data("no_such_module_here:f", IMAGE)
@@ -238,3 +255,15 @@ def test_random_data_repeats() -> None:
     first, again = (next(data.batches()).feeds["input"] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert sizes(random_data([spec("input", 4, 3)], samples=6, seed=0)) == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ({"N": 7}, "--dim N=7: 'N' counts samples"),
+        ({"S": 3, "T": 4}, r"--dim T=4: no input has a dimension of that name .has: 'S'."),
+    ],
+)
+def test_sizes_of_dimensions_that_cannot_be_set(dims: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        random_data([spec("x", "N", "S")], samples=4, seed=0, dims=dims)

@@ -94,6 +94,19 @@ def test_what_is_no_number_in_one_only_is_an_infinite_error(
     assert 0 < result.cosine <= 1
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reference_without_a_finite_value_is_equal_to_nothing(value: float) -> None:
+    y = np.full((2, 3), value)
+    result = fidelity_of((y, y))
+    assert result.max_abs == result.relative_l2 == math.inf
+    assert (result.sqnr_db, result.cosine) == (-math.inf, 0)
+
+
+def test_outputs_without_elements_are_equal() -> None:
+    result = fidelity_of((np.ones((0, 3)), np.ones((0, 3))))
+    assert (result.max_abs, result.relative_l2, result.sqnr_db) == (0, 0, None)
+
+
 @pytest.mark.parametrize("y", [np.ones(3), np.ones((3, 1)), np.float32(1)])
 def test_top1_needs_several_classes(y: Any) -> None:
     assert fidelity_of((y, y)).top1_agreement is None
@@ -143,3 +156,8 @@ def test_outputs_are_matched_by_name_whatever_their_order() -> None:
 def test_a_missing_output_is_named() -> None:
     with pytest.raises(UnreadableError, match=r"no output 'a' .has: b."):
         compare_outputs(lambda f: {"a": f["x"]}, lambda f: {"b": f["x"]}, batches(1))
+
+
+def test_without_batches_nothing_is_equal() -> None:
+    with pytest.raises(UnreadableError, match="no samples"):
+        compare_outputs(lambda f: {"a": f["x"]}, lambda f: {"a": f["x"]}, batches())
