@@ -13,18 +13,22 @@ from runtimes.accelerator.results import NetworkResult
 from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import Workload
 from toolchain.commands.options import MODEL, POSITIVE, dim_option, json_option, seed_option
+from toolchain.commands.outputs import ensure_folder_writable
 from toolchain.commands.simulate_output import (
+    MANIFEST,
     print_results,
     print_sweep,
     to_document,
     write_files,
 )
-from toolchain.commands.simulate_sweep import sweep
+from toolchain.commands.simulate_sweep import JOURNAL, SWEEP_REPORT, sweep
 from toolchain.commands.simulation import Sample, open_architectures, open_sample, run_sample
+from toolchain.commands.sweep_journal import write_text
 from toolchain.console import format_bytes, print_json, say
 from toolchain.errors import UsageError
 from toolchain.simulation_report import render
 
+REPORT = "report.html"
 ABLATIONS = (
     ("basis first", "stage_order", "basis-first"),
     ("no concentration", "concentration", False),
@@ -83,6 +87,9 @@ def command(
         raise UsageError("--ablate does not go with --sweep")
     if layer_traces and (out is None or sweep_file is not None):
         raise UsageError("--layer-traces needs --out, and does not go with --sweep")
+    if out is not None:
+        single = (REPORT, MANIFEST)
+        ensure_folder_writable(out, single if sweep_file is None else (SWEEP_REPORT, JOURNAL))
     architectures = open_architectures(names if use_names else (), files)
     samples = [open_sample(path, source, seed=seed, dims=dims) for path in models]
     if sweep_file is not None:
@@ -139,7 +146,7 @@ def _simulate_one(
             f"Model file: {size}. Input: {data}. Relative error against onnxruntime: {error:.2g}."
         )
         page = render(sample.opened.path.name, results, changed, workload.host, origin)
-        (out / "report.html").write_text(page, encoding="utf-8", newline="\n")
+        write_text(out / REPORT, page)
     if as_json:
         print_json(document)
         return

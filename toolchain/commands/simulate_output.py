@@ -19,6 +19,7 @@ from toolchain.environment import environment
 from toolchain.errors import UsageError
 
 SCHEMA = "optc-simulate/1"
+MANIFEST = "manifest.json"
 
 
 def to_document(
@@ -89,7 +90,7 @@ def write_files(
                 "files": files,
             }
             text = json.dumps(manifest, indent=2) + "\n"
-            (folder / "manifest.json").write_text(text, encoding="utf-8")
+            (folder / MANIFEST).write_text(text, encoding="utf-8")
             say(f"wrote {folder}")
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror or error}") from error

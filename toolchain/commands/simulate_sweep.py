@@ -31,7 +31,7 @@ from toolchain.sweep_report import COSTS, render
 
 SCHEMA = "optc-simulate-sweep/2"
 JOURNAL = "sweep.jsonl"
-REPORT = "sweep.html"
+SWEEP_REPORT = "sweep.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def sweep(
         raise UsageError(f"{file}: no point can be simulated; the first: {entries[0]['refused']}")
     document = _document(file, parameters, samples, entries)
     if out is not None:
-        write_text(out / REPORT, render(str(file), entries, document["front"]))
+        write_text(out / SWEEP_REPORT, render(str(file), entries, document["front"]))
     return document
 
 

@@ -110,6 +110,17 @@ def test_what_is_wrong_is_said_in_one_line(
     assert captured[-1].startswith("optc: error: ") and message in captured[-1]
 
 
+@pytest.mark.parametrize("name", ["report.html", "manifest.json"])
+def test_a_folder_in_the_place_of_an_output_is_found_before_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path, out = save(classifier(), tmp_path / "m.onnx"), tmp_path / "out"
+    (out / name).mkdir(parents=True)
+    assert run(["simulate", str(path), "--out", str(out)]) == 2
+    assert f"cannot write {out / name}: it is a folder" in capsys.readouterr().err
+    assert list(out.iterdir()) == [out / name]
+
+
 def test_an_architecture_file_takes_the_place_of_the_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
