@@ -9,6 +9,7 @@ import click
 from runtimes import native_build
 from toolchain.bench import BenchConfig, BenchResult, Candidate, OpTime, bench, profile
 from toolchain.commands.options import (
+    LIMIT,
     MODEL,
     POSITIVE,
     OpenedModel,
@@ -49,12 +50,12 @@ SCHEMA = "optc-bench/1"
 @dim_option
 @click.option(
     "--min-speedup",
-    type=float,
+    type=LIMIT,
     help="Fail (exit code 6) if the last model is not this many times as fast as the first.",
 )
 @click.option(
     "--max-size",
-    type=float,
+    type=LIMIT,
     metavar="SHARE",
     help="Fail (exit code 6) if the last model's file is above this share of the first's.",
 )
@@ -120,9 +121,9 @@ def check_gates(
     """
     first, last = results[0], results[-1]
     ratio, share = last.speedup.ratio, last.nbytes / first.nbytes
-    if min_speedup is not None and ratio < min_speedup:
+    if min_speedup is not None and not ratio >= min_speedup:
         raise GateError(f"{last.path} is {ratio:.2f}× as fast, --min-speedup is {min_speedup:g}")
-    if max_size is not None and share > max_size:
+    if max_size is not None and not share <= max_size:
         raise GateError(f"{last.path} has {share:.3f} of the size, --max-size is {max_size:g}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from toolchain.commands.options import (
+    LIMIT,
     MODEL,
     OpenedModel,
     build_native,
@@ -64,9 +65,9 @@ REPORT_FILES = ("report.html", "report.json")
 @click.option("--timings", type=MODEL, metavar="FILE", help="Times known; new ones are added.")
 @threads_option
 @native_option
-@click.option("--max-size", type=float, metavar="SHARE", help="Gate: share of the file size.")
-@click.option("--min-speedup", type=float, metavar="RATIO", help="Gate: times as fast.")
-@click.option("--max-drop", type=float, metavar="POINTS", help="Gate: top-1 lost on --eval.")
+@click.option("--max-size", type=LIMIT, metavar="SHARE", help="Gate: share of the file size.")
+@click.option("--min-speedup", type=LIMIT, metavar="RATIO", help="Gate: times as fast.")
+@click.option("--max-drop", type=LIMIT, metavar="POINTS", help="Gate: top-1 lost on --eval.")
 @click.option("--eval", "labelled", metavar="DATA", help="Labelled data for --max-drop.")
 @click.option("--report", type=MODEL, metavar="DIR", help="Write report.html and report.json.")
 @click.option("--dry-run", is_flag=True, help="Plan, and write no model.")

@@ -1,6 +1,7 @@
 """The command around the measurements; how long anything takes is never looked at."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import toolchain.bench
 import toolchain.commands.bench
 from tests.helpers import classifier, save
 from toolchain.bench import BenchConfig, BenchResult, Candidate
-from toolchain.bench_statistics import latency, speedup
+from toolchain.bench_statistics import Speedup, latency, speedup
 from toolchain.cli import run
+from toolchain.commands.bench import check_gates
+from toolchain.errors import GateError
 
 
 @pytest.fixture
@@ -134,6 +137,29 @@ def test_gates_need_a_model_to_compare_with(
 ) -> None:
     assert run(["bench", models[0], gate, "1"]) == 2
     assert "compare the last model with the first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gate", ["--min-speedup", "--max-size"])
+@pytest.mark.parametrize("limit", ["nan", "inf", "-1"])
+def test_limits_are_finite_and_not_negative(
+    models: tuple[str, str], capsys: pytest.CaptureFixture[str], gate: str, limit: str
+) -> None:
+    assert run(["bench", *models, gate, limit]) == 2
+    assert gate in capsys.readouterr().err
+
+
+def test_a_time_that_is_not_known_misses_a_gate() -> None:
+    times = latency(np.full((3, 2), 4.0))
+    unknown = BenchResult(
+        path="m.onnx",
+        latency=times,
+        speedup=Speedup(ratio=math.nan, low=math.nan, high=math.nan),
+        peak_bytes=1,
+        create_seconds=0.25,
+        nbytes=1,
+    )
+    with pytest.raises(GateError, match="--min-speedup is 1"):
+        check_gates([unknown, unknown], 1, None)
 
 
 def test_a_missing_model_has_exit_code_three_before_anything_is_timed(

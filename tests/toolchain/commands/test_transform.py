@@ -181,10 +181,13 @@ def test_a_result_far_off_is_rejected_and_kept_aside(optc, model, tmp_path, monk
     [
         (["--max-size", "0.01"], "--max-size"),
         (["--min-speedup", "1000"], "--min-speedup"),
-        (["--max-drop", "-101", "--eval", "{data}"], "--max-drop"),
+        (["--max-drop", "1", "--eval", "{data}"], "--max-drop"),
     ],
 )
-def test_a_missed_gate_is_exit_code_6(optc, model, data, tmp_path, options, word) -> None:
+def test_a_missed_gate_is_exit_code_6(
+    optc, model, data, tmp_path, monkeypatch, options, word
+) -> None:
+    monkeypatch.setattr("toolchain.gates.drop_points", lambda before, after: 2.0)
     small = tmp_path / "small.onnx"
     given = [option.format(data=data) for option in options]
     code, _, err = optc(model, "--pass", PENNI, "-o", small, *given)
@@ -321,6 +324,8 @@ BAD_USAGE = {
     "output is the input": (["--pass", "penni", "-o", "{model}"], "is an input"),
     "report is a file": (["--pass", "penni", "--report", "{model}"], "is a file"),
     "gate without data": (["--pass", "penni", "--max-drop", "1"], "go together"),
+    "limit that is no number": (["--pass", "penni", "--max-size", "nan"], "not a finite number"),
+    "negative limit": (["--pass", "penni", "--max-drop", "-1"], "not in the range"),
     "two sources": (["--pass", "penni", "--recipe", "r.yaml"], "one of them"),
 }
 
