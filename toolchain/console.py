@@ -47,8 +47,8 @@ def note(message: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Prints a document to stdout; infinities and NaNs, which JSON has not, become null."""
-    click.echo(json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False))
+    """Prints a document to stdout, in ASCII; infinities and NaNs become null, as JSON has none."""
+    click.echo(json.dumps(finite(document), indent=2, allow_nan=False))
 
 
 def finite(value: Any) -> Any:

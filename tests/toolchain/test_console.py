@@ -91,6 +91,7 @@ def test_json_is_standard_and_on_stdout(capsys: pytest.CaptureFixture[str]) -> N
     print_json(document)
     captured = capsys.readouterr()
     assert captured.err == ""
+    assert captured.out.isascii()  # whatever the encoding of stdout is
     parsed = json.loads(captured.out, parse_constant=pytest.fail)
     assert parsed == {"bad": [None, None], "nested": {"x": [None, 1.5]}, "text": "–"}
 
