@@ -1,13 +1,16 @@
 """The `optc` program: finds the command, and turns failures into one line and an exit code."""
 
+import contextlib
 import difflib
 import importlib
 import importlib.metadata
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
@@ -31,7 +34,21 @@ COMMANDS = {
 
 TRACEBACK_FLAG = "--traceback"
 TRACEBACK_VARIABLE = "OPTC_TRACEBACK"
-INTERRUPTED = 130
+COMPLETION_VARIABLE = "_OPTC_COMPLETE"
+"""By which shells ask click for completions."""
+BY_SIGNAL = 128
+"""Added to the number of the signal that ends a program, as shells do."""
+INTERRUPTED = BY_SIGNAL + signal.SIGINT
+CLOSED_PIPE = BY_SIGNAL + signal.SIGPIPE
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """A signal asks the program to end; on the way out temporary files are removed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = BY_SIGNAL + number
 
 
 class LazyGroup(click.Group):
@@ -92,7 +109,10 @@ def run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.ERROR)  # libraries warn of what optc reports itself
     try:
         given = [argument for argument in arguments if argument != TRACEBACK_FLAG]
-        result = cli.main(given, "optc", standalone_mode=False)
+        with cli.make_context("optc", given) as context:
+            result = cli.invoke(context)
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -103,9 +123,13 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message(), error.exit_code, traced)
     except OptcError as error:
         return _fail(str(error), error.exit_code, traced)
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED, traced)
-    except Exception as error:  # the last resort: no user sees a traceback unasked
+    except Stopped as error:
+        return _fail(str(error), error.exit_code, traced)
+    except BrokenPipeError:
+        return CLOSED_PIPE
+    except BaseException as error:  # the last resort: no user sees a traceback unasked
         hint = (
             "" if traced else f"; rerun with {TRACEBACK_FLAG} or {TRACEBACK_VARIABLE}=1 for details"
         )
@@ -117,13 +141,36 @@ def _fail(message: str, exit_code: int, traced: bool) -> int:
     if traced:
         traceback.print_exc()
     label = click.style("optc: error:", fg="red", bold=True)
-    click.echo(f"{label} {' '.join(message.split())}", err=True)
+    with contextlib.suppress(OSError):  # the terminal is gone, or nobody reads on
+        click.echo(f"{label} {' '.join(message.split())}", err=True)
     return exit_code
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    for each in STOPPING:  # another one would leave temporary files
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _stop)
+    if COMPLETION_VARIABLE in os.environ:
+        cli.main(prog_name="optc")  # ends the program
+    exit_code = run(sys.argv[1:])
+    _drop_unwritten()
+    sys.exit(exit_code)
+
+
+def _drop_unwritten() -> None:
+    """Drops output that cannot be written; Python would end with an exit code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

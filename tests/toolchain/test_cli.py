@@ -1,4 +1,6 @@
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 import types
@@ -136,6 +138,84 @@ def test_interruption_is_one_line_and_has_the_exit_code_of_the_signal(
     install(raising(KeyboardInterrupt()))
     assert run(["made-up"]) == 130
     assert capsys.readouterr().err.split() == ["optc:", "error:", "interrupted"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), BaseException("odd")])
+def test_no_exception_leaves_without_a_line(
+    error: BaseException, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(raising(error))
+    assert run(["made-up"]) == 1
+    assert f"internal error: {type(error).__name__}" in capsys.readouterr().err
+
+
+STOPPED = """
+import sys, tempfile, time, types
+import click
+from toolchain import cli
+
+@click.command()
+@click.argument("folder")
+def command(folder):
+    with tempfile.TemporaryDirectory(dir=folder):
+        click.echo("working")
+        time.sleep(60)
+
+sys.modules["made_up"] = types.SimpleNamespace(command=command)
+cli.COMMANDS["made-up"] = ("made_up", "Made up.")
+cli.main()
+"""
+
+
+def stopped(folder: Path, *numbers: signal.Signals, ignored: bool = False) -> tuple[int, str]:
+    """Exit code and stderr of a program that gets signals while it has a temporary folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, "made-up", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if ignored else None,
+    )
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "working\n"
+        for number in numbers:
+            process.send_signal(number)
+        return process.wait(), process.communicate()[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_stopped_removes_its_temporary_files(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    assert stopped(tmp_path, number) == (
+        128 + number,
+        f"optc: error: stopped by {number.name}\n",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    code, _ = stopped(tmp_path, signal.SIGHUP, signal.SIGTERM, ignored=True)
+    assert code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["passes", "--json"], 141), (["--help"], 141), (["inspct"], 2)]
+)
+def test_output_that_nobody_reads_is_no_internal_error(arguments: list[str], code: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "toolchain.cli", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=writer, check=False)
+    os.close(writer)
+    assert done.returncode == code
+
+
+def test_shells_can_ask_for_completions() -> None:
+    asked = {"_OPTC_COMPLETE": "bash_complete", "COMP_WORDS": "optc ins", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "toolchain.cli"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"plain,inspect\n")
 
 
 def test_success_is_zero(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
