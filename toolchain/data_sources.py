@@ -2,25 +2,29 @@
 
 import hashlib
 import importlib
+import itertools
 import os
 import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.errors import UnreadableError
+from toolchain.errors import OptcError, UnreadableError
 
 Chunks = Iterator[tuple[str, Mapping[str, NDArray[Any]]]]
 """Arrays by name, each with the place they come from."""
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _READ_BYTES = 2**20
+_END = object()
+_LONGEST_REASON = 300
 
 
 def open_source(source: str) -> Callable[[], Chunks]:
@@ -85,11 +89,8 @@ def find_function(source: str) -> Callable[..., Any]:
         UnreadableError: the module cannot be imported or has no such function.
     """
     module_name, _, name = source.partition(":")
-    try:
-        with _current_folder_importable():
-            module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything
-        raise UnreadableError(f"{source}: cannot import '{module_name}': {error}") from error
+    with user_code(f"{source}: cannot import '{module_name}':"), _current_folder_importable():
+        module = importlib.import_module(module_name)
     function = getattr(module, name, None)
     if not callable(function):
         raise UnreadableError(f"{source}: '{module_name}' has no function '{name}'")
@@ -107,17 +108,60 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _call(source: str, function: Callable[[], Any]) -> Chunks:
+@contextmanager
+def user_code(failure: str) -> Iterator[None]:
+    """Runs a user's code: what it prints goes to stderr, stdout is for results.
+
+    Args:
+        failure: how the message begins if it fails.
+
+    Raises:
+        UnreadableError: it raises anything, or ends the program.
+    """
     try:
-        for index, feeds in enumerate(function()):
-            if not isinstance(feeds, Mapping):
-                raise UnreadableError(
-                    f"{source}: yields {type(feeds).__name__}, expected a dict of input name to "
-                    "array"
-                )
-            yield f"{source}, item {index}", feeds
-    except UnreadableError:
+        with redirect_stdout(sys.stderr):
+            yield
+    except OptcError:
         raise
-    except Exception as error:  # a user's function may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UnreadableError(f"{source}: failed with {reason}") from error
+        raise UnreadableError(f"{failure} {reason[:_LONGEST_REASON]}") from error
+
+
+@dataclass(frozen=True)
+class _Feeds(Mapping[str, NDArray[Any]]):
+    """What a user's function yields, made arrays where they are asked for."""
+
+    where: str
+    given: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        value = self.given[name]
+        with user_code(f"{self.where}: '{name}' is no array:"):
+            return np.asarray(value)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.given
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.given)
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+
+def _call(source: str, function: Callable[[], Any]) -> Chunks:
+    failure = f"{source}: failed with"
+    with user_code(failure):
+        items = iter(function())
+    for index in itertools.count():
+        with user_code(failure):
+            feeds = next(items, _END)
+        if feeds is _END:
+            return
+        if not isinstance(feeds, Mapping) or not all(isinstance(name, str) for name in feeds):
+            raise UnreadableError(
+                f"{source}: yields {type(feeds).__name__}, expected a dict of input name to array"
+            )
+        where = f"{source}, item {index}"
+        yield where, _Feeds(where, feeds)

@@ -202,6 +202,16 @@ def failing():
 def nothing():
     return []
 rest = [{"input": np.ones((2, 3, 8, 8), np.float32)}]
+def leaving():
+    yield {"input": np.ones((2, 3, 8, 8), np.float32)}
+    raise SystemExit(0)
+def ragged():
+    yield {"input": [[1, 2], [3]]}
+def numbered():
+    yield {1: np.ones((2, 3, 8, 8), np.float32)}
+def talking():
+    print("talking")
+    yield {"input": np.ones((2, 3, 8, 8)).tolist(), "boxes": [[1, 2], [3]]}
 def once():
     while rest:
         yield rest.pop()
@@ -230,6 +240,9 @@ def test_function(module: str) -> None:
         ("bad", "yields int, expected a dict"),
         ("failing", "failed with KeyError: 'gone'"),
         ("nothing", "no samples"),
+        ("leaving", "failed with SystemExit: 0"),
+        ("ragged", "item 0: 'input' is no array: ValueError"),
+        ("numbered", "expected a dict of input name to array"),
         ("missing", "has no function 'missing'"),
     ],
 )
@@ -242,6 +255,23 @@ def test_function_that_yields_nothing_when_read_again(module: str) -> None:
     data = open_data(f"{module}:once", IMAGE)
     with pytest.raises(UnreadableError, match=f"{module}:once: gives no batch of samples"):
         sizes(data)
+
+
+def test_stdout_is_not_for_functions(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = open_data(f"{module}:talking", IMAGE)
+    assert sizes(data, 4) == [2]
+    assert data.notes == ("not an input of the model, ignored: 'boxes'",)
+    assert capsys.readouterr() == ("", "talking\n" * 2)
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit(0)", "print('talking'); exit(2)"])
+def test_modules_that_end_the_program(
+    module: str, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    Path(f"{module}_ends.py").write_text(text)
+    with pytest.raises(UnreadableError, match=r"cannot import .*: SystemExit: "):
+        open_data(f"{module}_ends:good", IMAGE)
+    assert capsys.readouterr().out == ""
 
 
 def test_missing_module() -> None:
