@@ -8,9 +8,8 @@ import contextlib
 import inspect
 import io
 import logging
-import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from passes.cleanup import finish
+from toolchain.data_sources import user_code
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.runner import Runner
 
@@ -50,12 +50,23 @@ class InputShape:
     dtype: torch.dtype = torch.float32
 
     def example(self, batch: int, free: Mapping[str, int], seed: int = 0) -> Tensor:
-        """Random numbers, or zeros and ones where elements are whole numbers."""
+        """Random numbers, or zeros and ones where elements are whole numbers.
+
+        Raises:
+            UsageError: torch cannot make this many elements, or any of this type.
+        """
         generator = torch.Generator().manual_seed(seed)
         shape = (batch, *(size if isinstance(size, int) else free[size] for size in self.sizes))
-        if self.dtype.is_floating_point:
-            return torch.randn(shape, generator=generator).to(self.dtype)
-        return torch.randint(2, shape, generator=generator).to(self.dtype)
+        try:
+            if self.dtype.is_floating_point:
+                return torch.randn(shape, generator=generator).to(self.dtype)
+            return torch.randint(2, shape, generator=generator).to(self.dtype)
+        except (RuntimeError, TypeError) as error:  # TypeError: more than 64 bits
+            sizes = ", ".join(map(str, shape))
+            raise UsageError(
+                f"--input {self.name}: torch cannot make {self.dtype} of size ({sizes}); give "
+                "another type or smaller sizes"
+            ) from error
 
 
 def parse_input(text: str, position: int) -> InputShape:
@@ -96,10 +107,8 @@ def build_module(source: str, factory: Callable[..., Any], state: Path | None) -
     """
     module: Any = factory
     if not isinstance(module, nn.Module):
-        try:
+        with user_code(f"{source}: failed with"):
             module = factory()
-        except Exception as error:  # a user's function may raise anything
-            raise UnreadableError(f"{source}: failed with {_reason(error)}") from error
     if not isinstance(module, nn.Module):
         raise UnreadableError(
             f"{source}: gives {type(module).__name__}, expected a torch.nn.Module"
@@ -125,9 +134,7 @@ def export(
     free = free_sizes(inputs, EXPORTED_BATCH)
     examples = tuple(each.example(EXPORTED_BATCH, free) for each in inputs)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of torch about itself
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        with _silent_torch():
             program = torch.onnx.export(
                 module,
                 examples,
@@ -138,12 +145,26 @@ def export(
                 output_names=list(outputs) or None,
                 dynamic_shapes=_dynamic_shapes(module, inputs),
             )
-    except Exception as error:  # torch.export raises whatever the module runs into
+    except (Exception, SystemExit) as error:  # torch.export raises what the module runs into
         raise UnreadableError(
-            f"torch cannot export the module with a free batch: {_reason(error)}"
+            f"torch cannot export the module with a free batch: {_reason(error.__cause__ or error)}"
         ) from error
     assert program is not None
     return finish(program.model)
+
+
+@contextlib.contextmanager
+def _silent_torch() -> Iterator[None]:
+    """Keeps what torch says about itself, and about errors that it raises as well, to itself."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def free_sizes(inputs: Sequence[InputShape], batch: int) -> dict[str, int]:
@@ -171,14 +192,14 @@ def deviation(module: nn.Module, path: Path, inputs: Sequence[InputShape]) -> fl
     """Largest ‖Δy‖ / ‖y‖ of any output against torch, over all sizes of the batch.
 
     Raises:
-        UnreadableError: onnxruntime cannot run the file.
+        UnreadableError: onnxruntime cannot run the file, or torch the module.
     """
     runner, worst = Runner(path), 0.0
     for batch in BATCHES:
         free = free_sizes(inputs, batch)
         examples = [each.example(batch, free, seed=batch) for each in inputs]
         feeds = {each.name: x.numpy() for each, x in zip(inputs, examples, strict=True)}
-        with torch.no_grad():
+        with torch.no_grad(), user_code(f"the module fails at batch {batch}:"):
             expected = _flat(module(*examples))
         for ours, theirs in zip(runner(feeds).values(), expected, strict=True):
             worst = max(worst, _difference(ours, theirs.numpy()))
@@ -196,6 +217,8 @@ def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
 def _flat(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
+    if output is None:  # the exporter leaves it out
+        return []
     values = output.values() if isinstance(output, Mapping) else output
     return [tensor for value in values for tensor in _flat(value)]
 
@@ -205,7 +228,7 @@ def _load(module: nn.Module, path: Path) -> None:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UnreadableError(f"{path}: no such file") from error
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file raises anything, such as struct.error
         raise UnreadableError(
             f"{path}: not a state dictionary; save it with torch.save(model.state_dict(), path)"
         ) from error
@@ -216,10 +239,10 @@ def _load(module: nn.Module, path: Path) -> None:
         raise UnreadableError(f"{path}: holds {type(loaded).__name__}, not a state dictionary")
     try:
         module.load_state_dict(loaded)
-    except RuntimeError as error:
+    except Exception as error:  # AttributeError: keys that are no names
         raise UnreadableError(f"{path}: does not fit the module: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"

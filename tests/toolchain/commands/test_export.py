@@ -44,6 +44,9 @@ def nothing():
 
 def broken():
     raise KeyError("weights")
+
+def leaving():
+    raise SystemExit(0)
 """
 
 SEVERAL = """
@@ -110,12 +113,17 @@ def test_a_size_with_a_name_is_free_and_outputs_can_be_named(folder) -> None:
     [
         (["userland:nothing"], 3, "gives int, expected a torch.nn.Module"),
         (["userland:broken"], 3, "failed with KeyError"),
+        (["userland:leaving"], 3, "failed with SystemExit"),
         (["userland:missing"], 3, "has no function 'missing'"),
         (["nowhere:net"], 3, "cannot import 'nowhere'"),
         (["userland:unexportable"], 3, "torch cannot export the module"),
         (["userland:net", "--state", "gone.pt"], 3, "no such file"),
         (["userland:net", "--state", "userland.py"], 3, "not a state dictionary"),
         (["userland:net", "--state", "other.pt"], 3, "does not fit the module"),
+        (["userland:net", "--state", "text"], 3, "not a state dictionary"),
+        (["userland:net", "--state", "numbers.pt"], 3, "does not fit the module"),
+        (["userland:net", "--input", "3:quint8"], 2, "torch cannot make torch.quint8"),
+        (["userland:net", "--input", f"{10**25}"], 2, "torch cannot make torch.float32"),
         (["userland:net", "--input", "3,4.5"], 2, "sizes are positive numbers"),
         (["userland:net", "--input", "3:float99"], 2, "expected [NAME=]SIZE"),
         (["userland:random"], 5, "onnxruntime and torch differ"),
@@ -123,6 +131,8 @@ def test_a_size_with_a_name_is_free_and_outputs_can_be_named(folder) -> None:
 )
 def test_what_goes_wrong_is_one_line(folder, capsys, arguments, code, message) -> None:
     torch.save({"weight": torch.zeros(2)}, folder / "other.pt")
+    torch.save({1: torch.zeros(2)}, folder / "numbers.pt")
+    (folder / "text").write_text("junk")
     given = arguments if "--input" in arguments else [*arguments, "--input", "3,6,6"]
     assert run(["export", *given, "-o", "out.onnx"]) == code
     lines = capsys.readouterr().err.strip().splitlines()
