@@ -49,7 +49,10 @@ def load_model(path: Path) -> ir.Model:
         raise UnreadableError(f"{path}: not an ONNX model: it has no graph")
     _check_external_data(path, model)
     _check_valid(path)
-    _check_finite(path, model)
+    _check_sizes(path, model)
+    problem = not_finite(model)
+    if problem is not None:
+        raise UnreadableError(f"{path}: {problem}; the training or export that made it failed")
     return model
 
 
@@ -166,6 +169,22 @@ def sha256_of(path: Path) -> str:
     return _sha256([path, *external_files(path, ir.load(path))])
 
 
+def not_finite(model: ir.Model) -> str | None:
+    """What weight has NaN anywhere, or infinities in a layer: elsewhere they mask, or mean open."""
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
+                continue
+            array = read_array(tensor)
+            with np.errstate(invalid="ignore"):  # ml_dtypes warns where NumPy's own types do not
+                low, high = float(array.min()), float(array.max())  # NaN wins in both
+            is_weight = any(is_layer(node) for node, _ in value.uses())
+            if np.isnan(low) or (is_weight and np.isinf([low, high]).any()):
+                return f"weight '{name}' has {'NaN' if np.isnan(low) else 'infinite'} values"
+    return None
+
+
 def external_files(path: Path, model: ir.Model) -> list[Path]:
     """The external data files of a model that was read from `path`, sorted."""
     return sorted({path.parent / tensor.location for _, tensor in _external_tensors(model)})
@@ -232,23 +251,17 @@ def _check_valid(path: Path) -> None:
         raise UnreadableError(f"{path}: not a valid model: {_one_line(error)}") from error
 
 
-def _check_finite(path: Path, model: ir.Model) -> None:
-    """Refuses NaN anywhere, and infinities in layers; elsewhere they mask or leave a bound open."""
+def _check_sizes(path: Path, model: ir.Model) -> None:
     for graph in model.graphs():
         for name, value in graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
-                continue
-            array = read_array(tensor)
-            with np.errstate(invalid="ignore"):  # ml_dtypes warns where NumPy's own types do not
-                low, high = float(array.min()), float(array.max())  # NaN wins in both
-            is_weight = any(is_layer(node) for node, _ in value.uses())
-            if np.isnan(low) or (is_weight and np.isinf([low, high]).any()):
-                what = "NaN" if np.isnan(low) else "infinite"
-                raise UnreadableError(
-                    f"{path}: weight '{name}' has {what} values; the training or export that "
-                    "made it failed"
-                )
+            if isinstance(value.const_value, ir.TensorProtoTensor):
+                try:
+                    value.const_value.numpy()
+                except ValueError as error:
+                    raise UnreadableError(
+                        f"{path}: data of '{name}' does not fit its shape: {_one_line(error)}; "
+                        "export the model again"
+                    ) from error
 
 
 def _one_line(error: Exception) -> str:

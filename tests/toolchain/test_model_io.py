@@ -118,6 +118,14 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path: Path, dtype: str, va
     assert f"weight 'w' has {'NaN' if np.isnan(value) else 'infinite'} values" in message
 
 
+def test_data_of_another_size_than_told_is_found(tmp_path: Path) -> None:
+    model = classifier()
+    [weight] = [each for each in model.graph.initializer if each.name == "fc_weight"]
+    weight.raw_data += b"1234"
+    message = refused(save(model, tmp_path / "m.onnx"))
+    assert "data of 'fc_weight' does not fit its shape" in message
+
+
 def test_an_infinite_mask_is_no_weight(tmp_path: Path) -> None:
     model = parse(
         "g (float[N, 2] x) => (float[N, 2] y) { y = Add (x, mask) }",
