@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from passes.framework import Progress
 from runtimes.operators.schemas import register_schemas
@@ -12,6 +13,7 @@ from toolchain.data import Batch, Data
 from toolchain.errors import UnreadableError
 from toolchain.fidelity import compare_outputs
 from toolchain.inputs import InputSpec, batched_names, fixed_batch, random_feeds
+from toolchain.model_io import not_finite
 from toolchain.results import OutputFidelity, Verification
 from toolchain.runner import Runner
 
@@ -79,6 +81,9 @@ def _check_valid(path: Path) -> None:
     except Exception as error:  # the C++ checker raises ValidationError, RuntimeError and others
         reason = " ".join(str(error).split())
         raise UnreadableError(f"onnx refuses the rewritten model: {reason}") from error
+    problem = not_finite(ir.load(path))
+    if problem is not None:
+        raise UnreadableError(f"the rewritten model is broken: {problem}")
 
 
 def _check_batches(

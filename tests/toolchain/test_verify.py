@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.helpers import classifier, save
+from tests.helpers import classifier, parse, save
 from toolchain.data import random_data
 from toolchain.inputs import input_specs
 from toolchain.model_io import load_model
@@ -49,9 +49,25 @@ def test_a_lossy_pass_may_not_lose_everything(tmp_path) -> None:
 
 def test_values_that_are_not_finite_fail(tmp_path) -> None:
     def edit(model):
-        change(model, "fc_bias", lambda array: array * np.inf)
+        change(model, "fc_weight", lambda array: np.full_like(array, 3e38))
 
     assert "not finite" in check(tmp_path, edit, exact=False).failures[0]
+
+
+def test_weights_that_are_not_finite_fail(tmp_path) -> None:
+    def edit(model):
+        change(model, "fc_weight", lambda array: np.full_like(array, np.nan))
+
+    [failure] = check(tmp_path, edit, exact=False).failures
+    assert failure == "the rewritten model is broken: weight 'fc_weight' has NaN values"
+
+
+def test_a_model_that_gives_no_numbers_cannot_be_checked(tmp_path) -> None:
+    text = "g (float[N, 4] x) => (float[N, 4] y) { z = Abs (x) n = Neg (z) y = Log (n) }"
+    path = save(parse(text), tmp_path / "m.onnx")
+    data = random_data(input_specs(load_model(path)), samples=8, seed=0)
+    [failure] = verify(path, path, data, kind="random", exact=True).failures
+    assert failure == "output 'y' has values that are not finite"
 
 
 def test_a_model_fixed_to_one_batch_size_fails(tmp_path) -> None:
