@@ -15,6 +15,7 @@ from onnx import helper
 from passes.layerwise import LayerMaps, Substitute
 from runtimes import ort
 from runtimes.external_data import spill
+from toolchain.errors import UnreadableError
 from toolchain.layerwise_network import (
     Array,
     Meeting,
@@ -69,7 +70,11 @@ class Walk:
         self._compressed = _Branch(network, batches)
 
     def maps(self, layer: str) -> LayerMaps:
-        """Runs both branches up to a layer; see `LayerwiseWalk`."""
+        """Runs both branches up to a layer; see `LayerwiseWalk`.
+
+        Raises:
+            UnreadableError: activations are not finite, or too large to be squared.
+        """
         node = self._network.nodes[layer]
         meeting = self._network.meeting(node)
         if meeting.shortcut and self._network.ancestors([meeting.shortcut]) & self._open:
@@ -81,12 +86,14 @@ class Walk:
             meeting = Meeting(value=node.output[0], shortcut=None, relu=False)
             shortcut = []
         self._original.compute([meeting.value])
-        return LayerMaps(
+        maps = LayerMaps(
             inputs=self._compressed.read(node.input[0]),
             targets=self._original.read(meeting.value),
             shortcut=self._compressed.read(shortcut[0]) if shortcut else None,
             relu=meeting.relu,
         )
+        _check_finite(layer, maps)
+        return maps
 
     def _adds_up(self, own: str, shortcut: str) -> bool:
         """Whether the operands of a residual Add have one shape: none is broadcast."""
@@ -121,6 +128,16 @@ class Walk:
         for branch in (self._original, self._compressed):
             branch.compute([name])
         return list(zip(self._original.read(name), self._compressed.read(name), strict=True))
+
+
+def _check_finite(layer: str, maps: LayerMaps) -> None:
+    """What is fitted to NaN or infinity is NaN itself."""
+    for what, batches in (("input", maps.inputs), ("output", maps.targets)):
+        if not all(np.isfinite(np.vdot(batch, batch)) for batch in batches):
+            raise UnreadableError(
+                f"layer '{layer}': its {what} on calibration data is not finite, or so large that "
+                "its square is not; check the data, or leave the layer out with --exclude"
+            )
 
 
 class _Branch:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from passes.framework import CompressionPass, ConfigError, Context, Plan, PlanError
@@ -87,6 +88,8 @@ def _analyse(step: CompressionPass, model: ir.Model, path: Path) -> Plan:
         raise UsageError(f"pass {step.name}: {error}") from error
     except SessionError as error:
         raise UnreadableError(f"{path}: {error}") from error
+    except np.linalg.LinAlgError as error:
+        raise _too_large(step, path, error) from error
 
 
 def _apply(step: CompressionPass, model: ir.Model, plan: Plan, path: Path) -> Plan:
@@ -94,3 +97,12 @@ def _apply(step: CompressionPass, model: ir.Model, plan: Plan, path: Path) -> Pl
         return step.apply(model, plan)
     except (PlanError, SessionError) as error:
         raise UnreadableError(f"{path}: {error}") from error
+    except np.linalg.LinAlgError as error:
+        raise _too_large(step, path, error) from error
+
+
+def _too_large(step: CompressionPass, path: Path, error: Exception) -> UnreadableError:
+    return UnreadableError(
+        f"{path}: pass {step.name}: weights or activations are too large to compute with "
+        f"({error}); scale the weights or the calibration data down"
+    )

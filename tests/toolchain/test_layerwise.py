@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 
 import toolchain.layerwise
 from tests.helpers import parse
+from toolchain.errors import UnreadableError
 from toolchain.layerwise import ArrayCalibration
 
 LAYERS = ["stem", "one", "two", "down", "three"]
@@ -153,6 +154,16 @@ def test_external_weights_are_read_and_stay_where_they_are(tmp_path):
     assert_batches(walk.maps("stem").targets, values(network(), ["stem.y"], batches), "stem.y")
     tensors = [value.const_value for value in model.graph.initializers.values()]
     assert all(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20])
+def test_activations_that_nothing_can_be_fitted_to_are_refused(value):
+    weight = np.full((4, 3, 3, 3), value, np.float32)
+    walk = ArrayCalibration(feeds((4,))).walk(ir.from_proto(network()), LAYERS)
+    walk.maps("stem")
+    walk.commit("stem", weight, np.zeros(4, np.float32))
+    with pytest.raises(UnreadableError, match="layer 'one': its input on calibration data"):
+        walk.maps("one")
 
 
 def test_limit_takes_whole_batches():
