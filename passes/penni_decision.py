@@ -1,5 +1,6 @@
 """What the pass `penni` decides about one layer, as a `LayerDecision` and back."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -7,10 +8,12 @@ import onnx_ir as ir
 
 from passes.conv import ConvLayer
 from passes.cost import layer_name
-from passes.framework import Cost, LayerDecision, PlanError, keep
+from passes.framework import Cost, LayerDecision, PlanError, Setting, keep
 from passes.mathematics.fit import LayerSetting
 from passes.penni_plan import LayerPlan
 from runtimes.operators.positions import entropy_bits
+
+GRANULARITIES = ("element", "pair")
 
 
 def decide(
@@ -92,19 +95,43 @@ def read_settings(decision: LayerDecision, layers: Mapping[str, ConvLayer]) -> L
     where = f"plan of penni, layer '{decision.layer}'"
     if decision.layer not in layers:
         raise PlanError(f"{where}: the model has no such convolution that can be decomposed")
-    given, layer = decision.settings, layers[decision.layer]
     try:
-        rank, keep_count, threshold = (given[key] for key in ("rank", "coefficients", "threshold"))
-        setting = LayerSetting(
-            rank=int(str(rank)),
-            keep=None if keep_count is None else int(str(keep_count)),
-            pair=given["granularity"] == "pair",
-            threshold=None if threshold is None else float(str(threshold)),
-        )
-    except (KeyError, ValueError) as error:
+        return _read(decision.settings, layers[decision.layer])
+    except (KeyError, ValueError, OverflowError) as error:
         raise PlanError(f"{where}: bad setting {error}") from error
-    if not 1 <= setting.rank <= layer.kernel_size or layer.geometry.group != 1:
-        raise PlanError(
-            f"{where}: rank {setting.rank} does not fit a kernel of {layer.kernel_size}"
+
+
+def _read(given: Mapping[str, Setting], layer: ConvLayer) -> LayerSetting:
+    """What settings mean; an error of Python's says which one is missing or out of range."""
+    rank, granularity, threshold = int(str(given["rank"])), given["granularity"], given["threshold"]
+    setting = LayerSetting(
+        rank=rank,
+        pair=granularity == "pair",
+        threshold=None if threshold is None else float(str(threshold)),
+    )
+    if not 1 <= rank <= layer.kernel_size or layer.geometry.group != 1:
+        raise ValueError(f"rank {rank}: it does not fit a kernel of {layer.kernel_size}")
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"granularity '{granularity}': expected {' or '.join(GRANULARITIES)}")
+    if setting.threshold is not None and not 0 < setting.threshold < math.inf:
+        raise ValueError(f"threshold {threshold}: expected more than 0")
+    if setting.threshold is not None:
+        return setting
+    return replace(setting, keep=_read_count(given, layer.weight.size // layer.kernel_size * rank))
+
+
+def _read_count(given: Mapping[str, Setting], total: int) -> int | None:
+    """How many coefficients stay, given by number, by share or by both; None for all."""
+    count, density = given.get("coefficients"), given.get("density")
+    if density is None and count is None:
+        raise KeyError("coefficients")
+    share = total if density is None else round(float(str(density)) * total)
+    keep = share if count is None else int(str(count))
+    if not 0 <= keep <= total:
+        raise ValueError(f"coefficients {keep}: the layer has {total}")
+    if density is not None and share != keep:
+        raise ValueError(
+            f"density {density}: it is {share} of {total} coefficients, but coefficients is "
+            f"{keep}; change both, or leave one of them out"
         )
-    return setting
+    return keep if keep < total else None

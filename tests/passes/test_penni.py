@@ -10,9 +10,11 @@ from onnx import numpy_helper
 
 from passes.cleanup import finish, prepare
 from passes.cost import model_cost
-from passes.framework import ConfigError, Context, PlanError
-from passes.penni import PenniPass
+from passes.framework import ConfigError, Context, PlanError, Setting
+from passes.mathematics.fit import LayerSetting
+from passes.penni import PenniPass, readable_convs
 from passes.penni_config import PenniConfig
+from passes.penni_decision import read_settings
 from runtimes import ort
 from runtimes.operators.decomposed_conv import is_decomposed_conv, read_weights
 from tests.passes.contract_models import Builder, chain, groups
@@ -205,6 +207,59 @@ def test_a_plan_for_another_model_is_refused() -> None:
     broken = replace(plan.layers[0], settings={**plan.layers[0].settings, "rank": 40})
     with pytest.raises(PlanError, match="rank 40"):
         PenniPass().apply(network(), replace(plan, layers=(broken,)))
+
+
+def edited(settings: dict[str, Setting]) -> LayerSetting:
+    """What the second layer of a plan means after an edit; "gone" takes a setting away."""
+    plan, model = decide(network(), rank=5, density=0.5), network()
+    decision = plan.layers[1]
+    settings = {**decision.settings, **settings}
+    settings = {key: value for key, value in settings.items() if value != "gone"}
+    layers = {layer.name: layer for layer in readable_convs(model)}
+    return read_settings(replace(decision, settings=settings), layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "keep"),
+    [
+        ({}, 640),
+        ({"coefficients": None, "density": 0.25}, 320),
+        ({"coefficients": "gone", "density": 0.25}, 320),
+        ({"coefficients": 320, "density": 0.25}, 320),
+        ({"coefficients": 320, "density": "gone"}, 320),
+        ({"coefficients": None, "density": 1}, None),
+        ({"coefficients": None, "density": 0.25, "granularity": "pair"}, 320),
+        ({"coefficients": 0, "density": 0}, 0),
+        ({"rank": 4, "coefficients": "gone"}, 512),
+    ],
+)
+def test_settings_of_a_plan_may_be_edited(settings: dict[str, Setting], keep: int | None) -> None:
+    assert edited(settings).keep == keep
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"density": 0.25},
+            "density 0.25: it is 320 of 1280 coefficients, but coefficients is 640",
+        ),
+        ({"coefficients": -1}, "coefficients -1: the layer has 1280"),
+        ({"coefficients": 1281, "density": None}, "coefficients 1281: the layer has 1280"),
+        ({"coefficients": None, "density": -0.5}, "coefficients -640"),
+        ({"coefficients": None, "density": float("nan")}, "NaN"),
+        ({"coefficients": None, "density": float("inf")}, "infinity"),
+        ({"coefficients": None, "density": None}, "coefficients"),
+        ({"granularity": "pairs"}, "granularity 'pairs': expected element or pair"),
+        ({"threshold": -1}, "threshold -1: expected more than 0"),
+        ({"threshold": float("nan")}, "threshold nan"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    settings: dict[str, Setting], message: str
+) -> None:
+    with pytest.raises(PlanError, match=f"layer 'conv.': bad setting .*{message}"):
+        edited(settings)
 
 
 def test_names_of_initializers_never_collide() -> None:
