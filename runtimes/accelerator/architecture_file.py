@@ -17,7 +17,7 @@ A plain value in the place of ``{value, source}`` is accepted in a user's own fi
 """
 
 import difflib
-import math
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -39,6 +39,8 @@ from runtimes.accelerator.arrays import KINDS
 
 VERSION = 1
 NO_SOURCE = "as given by the user"
+LARGEST = 2**53
+"""Of whole numbers: the models compute with some in floating point."""
 _FOLDER = "runtimes.accelerator.architectures"
 _SECTIONS: Mapping[str, type[Any]] = {
     "buffers": Buffers,
@@ -78,7 +80,7 @@ def load_file(path: Path) -> Architecture:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8
         raise ArchitectureError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     return parse_architecture(data, str(path))
 
@@ -96,7 +98,7 @@ def parse_architecture(data: Any, where: str) -> Architecture:
     if data["version"] != VERSION:
         raise ArchitectureError(f"{where}: version is {data['version']!r}, this optc reads 1")
     kind = data["kind"]
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ArchitectureError(f"{where}: unknown kind '{kind}'{_hint(str(kind), KINDS)}")
     sources: dict[str, str] = {}
     sections = {
@@ -208,11 +210,13 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise ArchitectureError(f"{where} is '{value}', expected one of {', '.join(allowed)}")
         return value
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    numeric = numeric and math.isfinite(value)
+    numeric = numeric and abs(value) <= sys.float_info.max
     fits = {bool: isinstance(value, bool), str: isinstance(value, str), float: numeric}
     fits[int] = numeric and value == int(value)
     if not fits[hint]:
         raise ArchitectureError(f"{where} is {value!r}, expected {hint.__name__}")
+    if hint is int and value > LARGEST:
+        raise ArchitectureError(f"{where} is {value:g}, expected at most {LARGEST}")
     return hint(value)
 
 

@@ -47,6 +47,9 @@ def test_shipped_ones_differ_in_the_array_only(name: str) -> None:
         (("array", "block"), 3, "unknown key 'block', did you mean 'blocks'?"),
         (("buffer",), {}, "unknown key 'buffer', did you mean 'buffers'?"),
         (("kind",), "escalat", "unknown kind 'escalat', did you mean 'escalate'?"),
+        (("kind",), ["escalate"], "unknown kind '['escalate']'"),
+        (("array", "fifo_depth"), 10**25, "array.fifo_depth is 1e+25, expected at most"),
+        (("host", "operations_per_cycle"), 10**400, "expected float"),
         (("dram", "bytes_per_second"), 0, "dram.bytes_per_second is 0, expected a positive"),
         (("array", "blocks"), -1, "array.blocks is -1, expected a positive number"),
         (("array", "blocks"), 2.5, "array.blocks is 2.5, expected int"),
@@ -91,9 +94,10 @@ def test_a_file_of_ones_own_may_leave_sources_out(tmp_path: Path) -> None:
     assert to_json(architecture)["parameters"]["array.height"]["source"] == NO_SOURCE
 
 
-def test_files_that_are_no_yaml_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[" * 2000])
+def test_files_that_are_no_yaml_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text("{")
+    path.write_text(text)
     with pytest.raises(ArchitectureError, match="not YAML"):
         load_file(path)
 
