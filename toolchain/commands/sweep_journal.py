@@ -1,12 +1,15 @@
 """Finished points of a sweep: one JSON line each, written when it is finished."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from runtimes.accelerator.sweep import Measures
 from toolchain.errors import UnreadableError, UsageError
 
 Entry = dict[str, Any]
+_COSTS = ("functional_error", *(field.name for field in fields(Measures)))
 
 
 def read_journal(path: Path) -> dict[str, Entry]:
@@ -28,12 +31,23 @@ def read_journal(path: Path) -> dict[str, Entry]:
         write_text(path, whole.decode())
     finished = {}
     for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            finished[entry["key"]] = entry
-        except (ValueError, TypeError, KeyError) as error:
-            raise UnreadableError(f"{path}: line {number} is not a point; remove it") from error
+        entry = _parsed(line)
+        if entry is None:
+            raise UnreadableError(f"{path}: line {number} is not a point; remove it")
+        finished[entry["key"]] = entry
     return finished
+
+
+def _parsed(line: str) -> Entry | None:
+    """An entry with its key, and its costs or why it was refused; None for anything else."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
+        return None
+    measured = all(isinstance(entry.get(name), int | float) for name in _COSTS)
+    return entry if measured or isinstance(entry.get("refused"), str) else None
 
 
 def append(path: Path, entry: Entry) -> None:

@@ -1,16 +1,20 @@
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from runtimes.accelerator.sweep import Measures
 from runtimes.accelerator.workload import Workload
 from tests.helpers import classifier, save
 from toolchain.cli import run
 from toolchain.commands import simulate_sweep
 from toolchain.commands.sweep_journal import append, read_journal
+from toolchain.errors import UnreadableError
 
+COSTS = [field.name for field in fields(Measures)]
 PARAMETERS = {"array.height": [8, 32], "dram.bytes_per_second": [1e9, 25.6e9]}
 
 
@@ -139,12 +143,12 @@ def test_what_is_wrong_is_said_in_one_line(
 
 def test_a_line_may_be_cut_off_within_a_character(tmp_path: Path) -> None:
     journal = tmp_path / "sweep.jsonl"
-    entries = [{"key": "1", "model": "mod\x85le"}, {"key": "2", "model": "modèle"}]
+    entries = [{"key": str(n), "refused": name} for n, name in enumerate(("mod\x85le", "modèle"))]
     for entry in entries:
         append(journal, entry)
     content = journal.read_bytes()
     journal.write_bytes(content[: content.index("è".encode()) + 1])
-    assert read_journal(journal) == {"1": entries[0]}
+    assert read_journal(journal) == {"0": entries[0]}
     assert journal.read_bytes() == content[: content.index(b"\n") + 1]
 
 
@@ -158,6 +162,19 @@ def test_a_file_that_is_no_journal_is_left_alone(
     assert run(command) == 3
     assert "line 1 is not a point; remove it" in capsys.readouterr().err
     assert journal.read_text() == "hello\n"
+
+
+@pytest.mark.parametrize("name", ["key", "functional_error", "cycles", "area_mm2"])
+@pytest.mark.parametrize("value", [None, [1]])
+def test_a_line_without_what_was_measured_is_no_point(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    whole = {"key": "1", "functional_error": 0.0, **dict.fromkeys(COSTS, 1)}
+    append(tmp_path / "good.jsonl", whole)
+    assert read_journal(tmp_path / "good.jsonl") == {"1": whole}
+    append(tmp_path / "bad.jsonl", {**whole, name: value})
+    with pytest.raises(UnreadableError, match="line 1 is not a point"):
+        read_journal(tmp_path / "bad.jsonl")
 
 
 def test_several_models_need_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
