@@ -23,7 +23,8 @@ def flatten(node: ir.Node, graph: ChannelGraph) -> None:
     if x is None:
         return
     source = _shape(node.inputs[0], graph)
-    axis = node.attributes.get_int("axis", 1) % (x.rank + 1)
+    axis = node.attributes.get_int("axis", 1)
+    axis += x.rank if axis < 0 else 0  # no remainder: x.rank itself is allowed
     target = (math.prod(source[:axis]), math.prod(source[axis:]))
     graph.write(node, regrouped(x, source, target, graph))
 

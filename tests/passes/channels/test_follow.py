@@ -169,6 +169,10 @@ FOLLOWED: dict[str, tuple[Between, float]] = {
         lambda net, x: net.op("Reshape", net.op("Flatten", x, axis=2), net.ints(-1, 4, 6, 6)),
         0,
     ),
+    "flatten counted from the end": (
+        lambda net, x: net.op("Reshape", net.op("Flatten", x, axis=-3), net.ints(-1, 4, 6, 6)),
+        0,
+    ),
     "transposed convolution": (
         lambda net, x: net.op("ConvTranspose", x, net.constant(net.normal(4, 4, 2, 2), "t")),
         0,
