@@ -53,6 +53,7 @@ def unary(transfer: Unary) -> Rule:
     def rule(node: ir.Node, graph: ChannelGraph) -> None:
         x = graph.layout(node, 0)
         if x is not None:
+            graph.single_output(node)
             graph.write(node, x.with_constants(transfer(node, x.constants)))
 
     return rule

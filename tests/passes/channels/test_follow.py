@@ -305,6 +305,37 @@ def test_weight_used_by_another_operator_is_frozen():
     assert shape_of(shrink(model), "a.weight") == (4, 2, 3, 3)
 
 
+def places(net: Net, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Where every maximum was, as floats."""
+    y = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], outputs=2)
+    return y, net.op("Cast", net.nodes[-1].outputs[1], to=1)
+
+
+def unpooled(net: Net, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    y = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], outputs=2)
+    indices = net.nodes[-1].outputs[1]
+    z = net.op("MaxUnpool", net.conv(y, 4, 4, "z"), indices, kernel_shape=[2, 2], strides=[2, 2])
+    return y, z
+
+
+def dropped(net: Net, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """What Dropout keeps, which is everything at inference."""
+    y = net.op("Dropout", x, outputs=2)
+    return y, net.op("Cast", net.nodes[-1].outputs[1], to=1)
+
+
+@pytest.mark.parametrize("build", [places, unpooled, dropped])
+def test_channels_of_a_further_output_are_kept(build):
+    net = Net(27)
+    x = net.conv(net.input(2, 2, 6, 6), 2, 4, "a", dead_out=(1,))
+    y, z = build(net, x)
+    model = net.model(net.conv(y, 4, 3, "b"), z)
+    assert "more than one output is used" in reason(model)
+    shrunk = shrink(model)
+    assert widths(shrunk)["a"] == 4
+    assert difference(model, shrunk) < 1e-5
+
+
 def test_sizes_may_be_dynamic():
     net = Net(26)
     x = net.conv(net.input("N", 2, "H", "W"), 2, 4, "a", dead_out=(1,))
