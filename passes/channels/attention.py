@@ -26,7 +26,6 @@ def attention(node: ir.Node, graph: ChannelGraph) -> None:
     flat = graph.rank(node.inputs[0]) == 3
     counts = [node.attributes.get_int(key, 0) if flat else 0 for key in keys]
     q, k, v = (divided(operand(node, i, graph), counts[i], graph) for i in range(3))
-    _handle_rest(node, graph, first=4)
     attend(node, graph, q, k, v)
     follow_mask(node, 3, q, graph)
     if flat:
@@ -44,7 +43,6 @@ def multi_head_attention(node: ir.Node, graph: ChannelGraph) -> None:
         operands = _with_bias(node, operands, graph)
     counts = [count if x.rank == 3 else 0 for x in operands]
     q, k, v = (divided(x, n, graph) for x, n in zip(operands, counts, strict=True))
-    graph.handle(node, 4)
     attend(node, graph, q, k, v)
     follow_mask(node, 5, q, graph)
     graph.sizes.append(count_of(node, "num_heads", q))
@@ -64,7 +62,6 @@ def packed_attention(node: ir.Node, graph: ChannelGraph) -> None:
     given = node.attributes.get("qkv_hidden_sizes")
     sizes = [width // 3] * 3 if given is None else list(given.as_ints())
     q, k, v = _projections(x, sizes, [node.attributes.get_int("num_heads", 0)] * 3, graph)
-    graph.handle(node, 3)
     attend(node, graph, q, k, v)
     follow_mask(node, 5, q, graph)
     graph.sizes.append(count_of(node, "num_heads", q))
@@ -93,7 +90,6 @@ def grouped_query_attention(node: ir.Node, graph: ChannelGraph) -> None:
         q, k, v = _projections(x, [count * size for count in counts], counts, graph)
     for heads in (q, k, v):
         graph.freeze(heads.feature, "attention: all its heads have one size")
-    _handle_rest(node, graph, first=5)
     attend(node, graph, q, k, v)
     follow_mask(node, 10, q, graph)
     graph.sizes += [count_of(node, "num_heads", q), count_of(node, "kv_num_heads", k)]
@@ -104,7 +100,6 @@ def rotary_embedding(node: ir.Node, graph: ChannelGraph) -> None:
     x = graph.layout(node, 0)
     if x is None:
         return
-    _handle_rest(node, graph, first=1)
     features, count = x, 0
     if x.rank == 3:
         count = node.attributes.get_int("num_heads", 0)
@@ -132,12 +127,6 @@ def _refuse_cache(node: ir.Node, inputs: tuple[int, ...], graph: ChannelGraph) -
     if any(has_input(node, i) for i in inputs):
         raise NotFollowedError("attention with a cache")
     graph.single_output(node)
-
-
-def _handle_rest(node: ir.Node, graph: ChannelGraph, first: int) -> None:
-    """The other inputs have no channels: positions, lengths, angles."""
-    for index in range(first, len(node.inputs)):
-        graph.handle(node, index)
 
 
 def _projections(

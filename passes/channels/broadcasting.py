@@ -143,7 +143,6 @@ def _operand(
                 graph.freeze(out.ids[p], graph.origin(value))
     if x is None and value.const_value is not None:
         if is_fixed(value):
-            graph.handle(node, i)
             constants = _cells(node, i, out, graph)
         else:
             constants = np.full_like(constants, np.nan)

@@ -61,7 +61,7 @@ def unary(transfer: Unary) -> Rule:
 
 def cast_like(node: ir.Node, graph: ChannelGraph) -> None:
     """CastLike: of its second input only the type matters."""
-    graph.handle(node, 1)
+    graph.layout(node, 1)
     unary(zero_only)(node, graph)
 
 

@@ -10,7 +10,7 @@ no special case. A class that something else depends on is frozen, with the reas
 the rules read and write.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,9 @@ from passes.channels.axes import DividedAxes
 from passes.channels.inputs import NotFollowedError, Shape, describe, fixed, is_fixed, stored_shape
 from passes.channels.layout import Ids, Layout, single
 from passes.channels.records import Mixing, Product, SizeEntry
+
+Use = tuple[ir.Node | None, int]
+"""A node and which of its inputs."""
 
 
 class ChannelGraph(DividedAxes):
@@ -48,7 +51,8 @@ class ChannelGraph(DividedAxes):
         self.sizes: list[SizeEntry] = []
         self.regular: list[Layout] = []
         self.refusals: dict[ir.Node, str] = {}
-        self._handled: set[tuple[ir.Node, int]] = set()
+        self._handled: set[Use] = set()
+        self._cut: dict[tuple[ir.Value, int], set[Use]] = {}
         self._held: dict[tuple[ir.Value, int], Ids] = {}
 
     @property
@@ -88,10 +92,6 @@ class ChannelGraph(DividedAxes):
             return None
         self._handled.add((node, index))
         return self.tracked[value]
-
-    def handle(self, node: ir.Node, index: int) -> None:
-        """Says that a rule takes care of an input."""
-        self._handled.add((node, index))
 
     def read(self, node: ir.Node, index: int, *, axis: int, rank: int, size: int) -> Ids:
         """Ids along an axis of a node's input; frozen ones where its producer is not followed.
@@ -139,7 +139,7 @@ class ChannelGraph(DividedAxes):
             self.tie(self.slices[value, axis], ids)
         else:
             self.slices[value, axis] = ids
-        self._handled.add((node, index))
+        self._cut.setdefault((value, axis), set()).add((node, index))
 
     def weight(self, node: ir.Node, index: int) -> tuple[ir.Value, tuple[int, ...]]:
         """The initializer that an input is, and which of its axes are the input's.
@@ -176,21 +176,28 @@ class ChannelGraph(DividedAxes):
         self.sizes = [entry for entry in self.sizes if entry.node is not node]
         for output in node.outputs:
             self.tracked.pop(output, None)
-        self._handled -= {(node, index) for index in range(len(node.inputs))}
+        inputs = {(node, index) for index in range(len(node.inputs))}
+        for uses in (self._handled, *self._cut.values()):
+            uses.difference_update(inputs)
 
     def seal(self) -> None:
         """Freezes what is used outside of the rules; call it once, after the last node."""
-        labelled = [(value, ids) for value, layout in self.tracked.items() for ids in layout.ids]
-        for (value, _), ids in self.slices.items():
-            labelled.append((value, ids))
-            labelled += [(view, ids) for view, (base, _) in self.views.items() if base is value]
-        for value, ids in labelled:
-            if value.is_graph_output():
-                self.freeze(ids, "graph output")
-            for use in value.uses():
-                if (use.node, use.idx) not in self._handled:
-                    reason = self.refusals.get(use.node, "its channels are not followed")
-                    self.freeze(ids, f"{describe(use.node)}: {reason}")
+        for value, layout in self.tracked.items():
+            for ids in layout.ids:
+                self._seal(value, ids, self._handled, "its channels are not followed")
+        for (value, axis), ids in self.slices.items():
+            views = [view for view, (base, _) in self.views.items() if base is value]
+            cut = self._cut[value, axis] | {(view.producer(), 0) for view in views}
+            for each in (value, *views):
+                self._seal(each, ids, cut, "needs the whole of a shared constant")
+
+    def _seal(self, value: ir.Value, ids: Ids, followed: Container[Use], why: str) -> None:
+        """Freezes ids of a value that is used in other places than those that are followed."""
+        if value.is_graph_output():
+            self.freeze(ids, "graph output")
+        for use in value.uses():
+            if (use.node, use.idx) not in followed:
+                self.freeze(ids, f"{describe(use.node)}: {self.refusals.get(use.node, why)}")
 
     def origin(self, value: ir.Value) -> str:
         """Why the channels of a value are not known."""

@@ -75,10 +75,8 @@ def decomposed_conv(node: ir.Node, graph: ChannelGraph) -> None:
     """
     for index, what in enumerate(("basis", "values", "positions"), start=1):
         fixed(node, index, what)
-        graph.handle(node, index)
     if has_input(node, 4):
         fixed(node, 4, "bias")
-        graph.handle(node, 4)
     weights, group = read_weights(node), read_geometry(node).group
     K, C_group, _ = weights.coefficients.shape
     rank = weights.basis.ndim + 1
@@ -150,7 +148,6 @@ def _bias(node: ir.Node, index: int, writes: Ids, graph: ChannelGraph) -> Consta
         return np.zeros(len(writes))
     shape = weight_shape(node, index, "bias", graph)
     if not shape or shape[-1] != len(writes):  # Gemm broadcasts
-        graph.handle(node, index)
         bias = read_weight(node, index, graph)
         return np.broadcast_to(per_channel(bias.reshape(1, -1), 0), (len(writes),))
     graph.slice(node, index, len(shape) - 1, writes)

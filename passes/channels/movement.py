@@ -50,7 +50,6 @@ def transpose(node: ir.Node, graph: ChannelGraph) -> None:
         rank = graph.rank(value)
         order = list(range(rank))[::-1] if given is None else list(given.as_ints())
         graph.views[node.outputs[0]] = (value, tuple(order))
-        graph.handle(node, 0)
         return
     x = graph.layout(node, 0)
     if x is None:

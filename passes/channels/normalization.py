@@ -82,8 +82,6 @@ def layer_normalization(node: ir.Node, graph: ChannelGraph) -> None:
     graph.single_output(node)
     first = node.attributes.get_int("axis", -1) % x.rank
     freeze_axes(node, graph, x, range(first, x.rank), "the statistics over the axis would change")
-    for index in range(1, len(node.inputs)):
-        graph.handle(node, index)
     graph.write(node, x.unknown())
 
 
@@ -93,8 +91,6 @@ def group_normalization(node: ir.Node, graph: ChannelGraph) -> None:
     if x is None:
         return
     freeze_axes(node, graph, x, (1,), "the statistics over a group would change")
-    for index in range(1, len(node.inputs)):
-        graph.handle(node, index)
     graph.write(node, x.unknown())
 
 
@@ -107,8 +103,6 @@ def skip_layer_normalization(node: ir.Node, graph: ChannelGraph) -> None:
         return
     x = joined[0].unknown()
     freeze_axes(node, graph, x, (x.rank - 1,), "the statistics over the axis would change")
-    for index in range(2, len(node.inputs)):
-        graph.handle(node, index)
     graph.write(node, x)
     if len(node.outputs) > 3:
         graph.write(node, x, output=3)
