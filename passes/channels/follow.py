@@ -49,7 +49,6 @@ from passes.channels.movement import (
     pad,
     reduce_axes,
     resize,
-    shape,
     squeeze,
     transpose,
     unsqueeze,
@@ -63,6 +62,7 @@ from passes.channels.normalization import (
     skip_layer_normalization,
 )
 from passes.channels.products import einsum, matmul
+from passes.channels.readings import freeze_counted, shape
 from passes.channels.reshape import flatten, reshape
 from passes.channels.sizes import sample_sizes
 from passes.channels.slicing import gather, slice_axes, split
@@ -175,5 +175,6 @@ def follow_channels(model: ir.Model, *, masked: bool = False) -> ChannelGraph:
             rule(node, graph)
         except NotFollowedError as error:
             graph.refuse(node, str(error))
+    freeze_counted(graph)
     graph.seal()
     return graph

@@ -37,6 +37,9 @@ class ChannelGraph(DividedAxes):
         slices: ids along one axis of an initializer.
         views: transposed initializers, with the order of axes.
         sizes: channel counts to be rewritten.
+        counting: Shapes of which every number becomes a size of other values.
+        adapting: entries of the shape that a node brings its data to, which are read at run time
+            and lose the channels that the data loses there.
         regular: layouts besides `tracked` that must remain rectangular.
         refusals: why a node is not followed.
     """
@@ -49,6 +52,8 @@ class ChannelGraph(DividedAxes):
         self.slices: dict[tuple[ir.Value, int], Ids] = {}
         self.views: dict[ir.Value, tuple[ir.Value, tuple[int, ...]]] = {}
         self.sizes: list[SizeEntry] = []
+        self.counting: list[ir.Node] = []
+        self.adapting: set[tuple[ir.Node, int]] = set()
         self.regular: list[Layout] = []
         self.refusals: dict[ir.Node, str] = {}
         self._handled: set[Use] = set()
@@ -174,6 +179,7 @@ class ChannelGraph(DividedAxes):
             each for each in self.flow if isinstance(each, Product) or each.node is not node
         ]
         self.sizes = [entry for entry in self.sizes if entry.node is not node]
+        self.adapting = {entry for entry in self.adapting if entry[0] is not node}
         for output in node.outputs:
             self.tracked.pop(output, None)
         inputs = {(node, index) for index in range(len(node.inputs))}

@@ -10,7 +10,7 @@ from passes.channels.graph import ChannelGraph
 from passes.channels.inputs import NotFollowedError, constant, has_input, is_fixed
 from passes.channels.layout import renumbered, single, without_dims
 from passes.channels.normalization import freeze_axes
-from passes.channels.sizes import note_size, only_shapes
+from passes.channels.sizes import note_size
 
 
 def squeeze(node: ir.Node, graph: ChannelGraph) -> None:
@@ -149,33 +149,6 @@ def resize(node: ir.Node, graph: ChannelGraph) -> None:
     if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise NotFollowedError("crops to a region of interest")
     graph.write(node, x.with_constants(zero_only(node, x.constants)))
-
-
-def shape(node: ir.Node, graph: ChannelGraph) -> None:
-    """Reads sizes: harmless as long as nobody looks at the number of channels."""
-    x = graph.layout(node, 0)
-    if x is None:
-        return
-    span = range(x.rank)[slice(node.attributes.get_int("start", 0), node.attributes.get_int("end"))]
-    seen = set(span) & set(x.axes)
-    if only_shapes(node.outputs[0]):
-        return
-    uses = list(node.outputs[0].uses())
-    if uses and all(use.node.op_type in ("Gather", "Slice") for use in uses):
-        looked = set().union(*(picked(use.node, len(span)) for use in uses))
-        seen &= {span[i] for i in looked}
-    freeze_axes(node, graph, x, seen, "the number of channels is read at run time")
-
-
-def picked(node: ir.Node, rank: int) -> set[int]:
-    """Which entries of a list a Gather or Slice takes; all where that is decided at run time."""
-    try:
-        if node.op_type == "Gather":
-            return {int(index) % rank for index in constant(node, 1, "index").reshape(-1)}
-        start, end = (int(constant(node, i, "bound").reshape(-1)[0]) for i in (1, 2))
-        return set(range(rank)[start:end])
-    except NotFollowedError:
-        return set(range(rank))
 
 
 def _known(node: ir.Node, graph: ChannelGraph) -> tuple[int | None, ...]:

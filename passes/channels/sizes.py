@@ -122,12 +122,13 @@ def note_size(
     Raises:
         NotFollowedError: it is computed at run time in another way.
     """
-    place = _locate(node, index, entry, graph)
+    place = locate(node, index, entry, graph)
     if place is None:
         raise NotFollowedError("the number of channels is computed at run time")
     if isinstance(place, Reading):
         if not _same_channels(place, layout, axis, graph):
             raise NotFollowedError("its size is that of other channels")
+        graph.adapting.add((node, entry))
     elif place.number > 0 and not (place.number == 1 < layout.size(axis)):
         graph.sizes.append(
             SizeEntry(
@@ -169,25 +170,27 @@ def _same_channels(reading: Reading, layout: Layout, axis: int, graph: ChannelGr
     return np.array_equal(roots[one], roots[two])
 
 
-def _locate(node: ir.Node, index: int, entry: int, graph: ChannelGraph) -> Written | Reading | None:
+def locate(node: ir.Node, index: int, entry: int, graph: ChannelGraph) -> Written | Reading | None:
     """Where an entry of a list of sizes comes from."""
     value = node.inputs[index]
     if value is None:
         return None
     if value.const_value is not None:
         numbers = value.const_value.numpy().reshape(-1)
+        if entry >= len(numbers):  # one factor of several sizes
+            return None
         return Written(node=node, index=index, entry=entry, number=int(numbers[entry]))
     producer = value.producer()
     if producer is None:
         return None
     match producer.op_type:
         case "Cast" | "Identity" | "Unsqueeze" | "Reshape" | "Squeeze":
-            return _locate(producer, 0, entry, graph)
+            return locate(producer, 0, entry, graph)
         case "Where":  # torch's Expand: where -1 was given, ones, else the shape
-            return _locate(producer, 2, entry, graph)
+            return locate(producer, 2, entry, graph)
         case "Mul":  # a dynamic size times the number of heads
             constants = [i for i in (0, 1) if producer.inputs[i].const_value is not None]  # type: ignore[union-attr]
-            return _locate(producer, constants[0], entry, graph) if constants else None
+            return locate(producer, constants[0], entry, graph) if constants else None
         case "Shape":
             first = producer.attributes.get_int("start", 0)
             source = producer.inputs[0]
@@ -200,7 +203,7 @@ def _locate(node: ir.Node, index: int, entry: int, graph: ChannelGraph) -> Writt
             chosen = bounds.numpy().reshape(-1)
             first = int(chosen[entry] if producer.op_type == "Gather" else chosen[0] + entry)
             length = (graph.shape(producer.inputs[0]) or (None,))[0]
-            return _locate(producer, 0, first % length, graph) if length else None
+            return locate(producer, 0, first % length, graph) if length else None
         case "Concat":
             return _locate_part(producer, entry, graph)
     return None
@@ -213,16 +216,6 @@ def _locate_part(concat: ir.Node, entry: int, graph: ChannelGraph) -> Written | 
         if length is None:
             return None
         if entry < length:
-            return _locate(concat, place, entry, graph)
+            return locate(concat, place, entry, graph)
         entry -= length
     return None
-
-
-def only_shapes(value: ir.Value) -> bool:
-    """Whether a list of sizes is used for nothing but the shapes that values are brought to."""
-    through = ("Slice", "Gather", "Concat", "Cast", "Unsqueeze", "Squeeze", "Identity")
-    return not value.is_graph_output() and all(
-        (use.node.op_type in ("Reshape", "Expand") and use.idx == 1)
-        or (use.node.op_type in through and only_shapes(use.node.outputs[0]))
-        for use in value.uses()
-    )
