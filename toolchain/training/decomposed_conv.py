@@ -6,8 +6,6 @@ Source: PENNI (Li et al., ICML 2020), step A; both factors are trained through W
 """
 
 import copy
-import fnmatch
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from passes.framework import ConfigError
 from passes.mathematics.basis import svd_basis
 from passes.mathematics.decomposition import Factors
+from toolchain.training.modules import matches, replace_module, wrap_strings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,7 @@ class DecomposeConfig:
         Raises:
             ConfigError: the rank is below 1.
         """
+        wrap_strings(self, "include", "exclude")
         if self.rank < 1:
             raise ConfigError(f"rank is {self.rank}, expected 1 or more")
 
@@ -138,29 +138,17 @@ def dense_copy(model: nn.Module) -> nn.Module:
     return dense
 
 
-def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts a module in the place of the one with this dotted name."""
-    parent, _, own = name.rpartition(".")
-    if not own:
-        raise ConfigError("the model is a single layer; wrap it in nn.Sequential")
-    setattr(model.get_submodule(parent), own, module)
-
-
 def _refusal(name: str, conv: nn.Conv2d, config: DecomposeConfig) -> str | None:
     size = conv.weight[0, 0].numel()
-    if not _matches(name, config.include):
+    if not matches(name, config.include):
         return f"not matched by include {' '.join(config.include)}"
-    if _matches(name, config.exclude):
+    if matches(name, config.exclude):
         return f"matched by exclude {' '.join(config.exclude)}"
     if conv.groups > 1:
         return f"{conv.groups} groups: too few weights a kernel share a basis"
     if size == 1:
         return "1×1: no spatial kernel to decompose"
     return f"rank {config.rank} of {size} saves nothing" if config.rank > size else None
-
-
-def _matches(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
 def _without_parameters(conv: nn.Conv2d) -> nn.Conv2d:

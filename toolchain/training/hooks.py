@@ -8,7 +8,6 @@
     masks.after_step(model)
 """
 
-import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.framework import ConfigError
+from toolchain.training.modules import matches, wrap_strings
 from toolchain.training.regularizers import LEAST_AXES, REGULARIZERS, Blocks, Groups
 
 
@@ -61,6 +61,7 @@ class Penalty(Hook):
         Raises:
             ConfigError: the regulariser is unknown, or the strength is negative.
         """
+        wrap_strings(self, "groups", "parameters")
         check_penalty(self.regularizer, self.strength)
         if not self.groups:
             raise ConfigError("groups is empty; give element, or one or more groupings")
@@ -96,17 +97,16 @@ def check_penalty(regularizer: str, strength: float) -> None:
 
 
 def matching_parameters(
-    model: nn.Module, globs: Sequence[str]
+    model: nn.Module, globs: str | Sequence[str]
 ) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters whose name matches a glob, in the model's order.
 
     Raises:
         ConfigError: there is none.
     """
+    globs = (globs,) if isinstance(globs, str) else globs
     found = [
-        (name, parameter)
-        for name, parameter in model.named_parameters()
-        if any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+        (name, parameter) for name, parameter in model.named_parameters() if matches(name, globs)
     ]
     if not found:
         raise ConfigError(f"no parameter is named like {' or '.join(globs)}")

@@ -10,7 +10,6 @@ Source: Yang et al., "Learning low-rank deep neural networks via singular vector
 regularization and singular value sparsification", CVPRW 2020, arXiv 2004.09031, and its code.
 """
 
-import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from passes.framework import ConfigError
 from toolchain.training.hooks import Hook
+from toolchain.training.modules import matches, replace_module, wrap_strings
 
 Form = Literal["channel", "spatial"]
 Pair = tuple[int, int]
@@ -45,6 +45,10 @@ class LowRankConfig:
         default="weights", metadata={"help": "from the SVD of the weights, or of random ones"}
     )
     layers: tuple[str, ...] = field(default=("*",), metadata={"help": "globs of module names"})
+
+    def __post_init__(self) -> None:
+        """A single glob is a list of one."""
+        wrap_strings(self, "layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,14 +194,14 @@ def factorize(model: nn.Module, config: LowRankConfig | None = None) -> nn.Modul
         The model.
 
     Raises:
-        ConfigError: no layer matches.
+        ConfigError: no layer matches, or the model is a single layer.
     """
     config = config or LowRankConfig()
     found = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear) and _can_be_factored(module)
-        if any(fnmatch.fnmatchcase(name, glob) for glob in config.layers)
+        if matches(name, config.layers)
     ]
     if not found:
         raise ConfigError(f"no layer that can be factored is named like {config.layers}")
@@ -218,12 +222,6 @@ def to_plain(model: nn.Module) -> nn.Module:
     for name, layer in list(low_rank_layers(model)):
         replace_module(model, name, layer.plain())
     return model
-
-
-def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Puts a module in the place of another."""
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, new)
 
 
 def _can_be_factored(module: nn.Conv2d | nn.Linear) -> bool:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from passes.framework import ConfigError
-from toolchain.training.low_rank import LowRank, low_rank_layers, replace_module
+from toolchain.training.low_rank import LowRank, low_rank_layers
+from toolchain.training.modules import replace_module
 
 BISECTIONS = 60
 

@@ -17,7 +17,8 @@ from passes.linear import LinearLayer, read_layers
 from passes.mathematics import separable
 from runtimes.external_data import read_array
 from toolchain.training.folding import modules_by_layer, unfolded_scales
-from toolchain.training.low_rank import Form, LowRank, replace_module
+from toolchain.training.low_rank import Form, LowRank
+from toolchain.training.modules import replace_module
 
 Array = NDArray[np.float64]
 FIRST, SECOND, BIAS = ".svd.first", ".svd.second", ".svd.bias"

@@ -16,9 +16,10 @@ from passes.penni import PenniPass, readable_convs
 from passes.penni_config import PenniConfig
 from runtimes.operators.decomposed_conv import DecomposedWeights, is_decomposed_conv, read_weights
 from toolchain.layerwise import ArrayCalibration
-from toolchain.training.decomposed_conv import DecomposedConv2d, replace_module
+from toolchain.training.decomposed_conv import DecomposedConv2d
 from toolchain.training.export import INPUT, dense_onnx
 from toolchain.training.folding import modules_by_layer, unfolded_scales
+from toolchain.training.modules import replace_module
 
 BATCH = 32
 

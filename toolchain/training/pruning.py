@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from passes.framework import ConfigError
 from toolchain.training.hooks import Hook, has_groups, matching_parameters
+from toolchain.training.modules import wrap_strings
 from toolchain.training.regularizers import GroupName, group_axes
 
 WEIGHT_AXES = 2
@@ -48,6 +49,7 @@ class PruneConfig:
         Raises:
             ConfigError: the value makes no sense for the rule.
         """
+        wrap_strings(self, "groups", "parameters")
         if not self.value >= 0:
             raise ConfigError(f"value is {self.value:g}, expected 0 or more")
         if self.rule in ("sparsity", "remaining") and self.value >= 1:

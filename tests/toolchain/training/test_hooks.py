@@ -4,7 +4,7 @@ from torch import nn
 
 from passes.framework import ConfigError
 from tests.toolchain.training import tiny
-from toolchain.training.hooks import Hook, Penalty
+from toolchain.training.hooks import Hook, Penalty, matching_parameters
 from toolchain.training.regularizers import hoyer_square, lasso
 
 
@@ -21,6 +21,16 @@ def test_globs_choose_parameters_and_elements_include_biases() -> None:
     penalty = Penalty(regularizer="l1", strength=2, parameters=("0.*",))
     expected = 2 * (lasso(model[0].weight) + lasso(model[0].bias))
     assert penalty.penalty(model).item() == pytest.approx(expected.item())
+
+
+def test_a_single_string_is_a_list_of_one() -> None:
+    model = tiny.network()
+    single = Penalty(regularizer="l1", strength=1, groups="pair", parameters="3.weight")
+    listed = Penalty(regularizer="l1", strength=1, groups=["pair"], parameters=["3.weight"])
+    assert (single.groups, single.parameters) == (("pair",), ("3.weight",))
+    assert (listed.groups, listed.parameters) == (["pair"], ["3.weight"])
+    assert single.penalty(model) == listed.penalty(model) == lasso(model[3].weight, "pair")
+    assert [name for name, _ in matching_parameters(model, "3.*")] == ["3.weight"]
 
 
 def test_frozen_parameters_have_no_term() -> None:

@@ -65,6 +65,12 @@ def test_biases_stay_unless_they_are_asked_for() -> None:
         assert model[9].bias.any() == (not biases)
 
 
+def test_a_single_string_is_a_list_of_one() -> None:
+    config = PruneConfig(rule="sparsity", value=0.5, groups="output", parameters="9.*")
+    assert (config.groups, config.parameters) == (("output",), ("9.*",))
+    assert list(prune(tiny.network(), config).kept) == ["9.weight"]
+
+
 def test_zeros_stay_while_training_goes_on() -> None:
     model = tiny.network()
     masks = prune(model, PruneConfig(rule="sparsity", value=0.8))
