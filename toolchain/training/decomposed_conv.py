@@ -57,7 +57,8 @@ class DecomposedConv2d(nn.Module):
         self.basis = nn.Parameter(basis.to(conv.weight))
         self.coefficients = nn.Parameter(coefficients.to(conv.weight))
         self.bias = conv.bias
-        self._conv = _without_parameters(conv)
+        self._conv: nn.Conv2d  # no submodule: it has no weights that others could work on
+        object.__setattr__(self, "_conv", _without_parameters(conv))
 
     @property
     def weight(self) -> Tensor:
@@ -92,13 +93,15 @@ def decompose(model: nn.Module, config: DecomposeConfig) -> tuple[Decision, ...]
     """Replaces convolutions in place by the best decomposition of the rank.
 
     Returns:
-        A decision for every convolution.
+        A decision for every convolution; those that are decomposed already stay as they are.
 
     Raises:
         ConfigError: no convolution can be decomposed.
     """
     decisions = []
     for name, conv in list(model.named_modules()):
+        if isinstance(conv, DecomposedConv2d):
+            decisions.append(Decision(layer=name, applied=False, reason="decomposed already"))
         if not isinstance(conv, nn.Conv2d):
             continue
         refusal = _refusal(name, conv, config)

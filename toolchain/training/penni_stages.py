@@ -32,7 +32,10 @@ class DecomposeStage(Stage):
         """Returns metrics and, for every convolution, what was done."""
         run.keep_teacher()
         decisions = decompose(run.model, self.config)
-        return {**run.measure(run.model), "layers": {each.layer: each.reason for each in decisions}}
+        layers = {each.layer: each.reason for each in decisions}
+        if run.masks is None:
+            return {**run.measure(run.model), "layers": layers}
+        return {**hold_pruned(run, Masks(kept={})), "layers": layers}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,12 +59,24 @@ def test_parameters_are_the_factors_only_and_copies_are_independent() -> None:
     names = {name for name, _ in model.named_parameters()}
     assert {"0.basis", "0.coefficients", "0.bias"} <= names
     assert not any(name.startswith("0.weight") or "_conv" in name for name in names)
+    assert [name for name, _ in model[0].named_modules()] == [""]
     dense = dense_copy(model)
     with torch.no_grad():
         model[0].coefficients.zero_()
         model[0].bias.zero_()
     assert isinstance(dense[0], nn.Conv2d)
     assert dense[0].weight.any() and dense[0].bias.any()
+
+
+def test_what_is_decomposed_already_stays() -> None:
+    model = tiny.network()
+    decompose(model, DecomposeConfig(rank=5, include="3"))
+    first, second = decompose(model, DecomposeConfig(rank=4, exclude=("[1-9]",)))
+    assert (first.layer, first.applied) == ("0", True)
+    assert (second.layer, second.reason) == ("3", "decomposed already")
+    assert len(model[3].basis) == 5
+    with pytest.raises(ConfigError, match="nothing to decompose: 0: decomposed already; 3: dec"):
+        decompose(model, DecomposeConfig(rank=4))
 
 
 def test_the_dense_copy_computes_the_same() -> None:

@@ -144,6 +144,22 @@ def test_models_follow_from_their_seed() -> None:
     assert (first == again).all() and not (first == other).all()
 
 
+def test_zeros_are_held_through_a_decomposition() -> None:
+    run = Run(model=tiny.network(), data=tiny.dataset())
+    pairs = PruneConfig(rule="sparsity", value=0.5, groups=("pair",))
+    train = TrainStage(config=TrainConfig(epochs=1, lr=0.1), batch=32)
+    decompose = DecomposeStage(config=DecomposeConfig(rank=4))
+    outcome = run_stages(run, [PruneStage(config=pairs), decompose, train])
+    assert torch.equal((run.model[3].coefficients != 0).any(2).sum(), torch.tensor(32))
+    assert outcome.nonzero == outcome.stages[1]["nonzero"]
+
+
+def test_a_second_decomposition_is_refused_in_words() -> None:
+    decompose = DecomposeStage(config=DecomposeConfig(rank=4))
+    with pytest.raises(ConfigError, match="stage 2, decompose: nothing to decompose: 0: decomp"):
+        run_stages(Run(model=tiny.network(), data=tiny.dataset()), [decompose, decompose])
+
+
 def test_a_given_teacher_stays_and_needs_no_decomposition() -> None:
     teacher = seeded(tiny.network, 7)
     run = Run(model=seeded(tiny.network, 8), data=tiny.dataset(), teacher=teacher)
