@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from passes.framework import ConfigError
 from toolchain.training.hooks import Hook
@@ -100,6 +101,7 @@ class LowRank(nn.Module):
         """Number of singular values."""
         return len(self.sigma)
 
+    @property
     def weight(self) -> Tensor:
         """The dense weight, of the shape of the layer it was made of; in full precision."""
         with torch.autocast(self.U.device.type, enabled=False):
@@ -121,8 +123,8 @@ class LowRank(nn.Module):
         """What the dense layer takes and gives."""
         if self.training and self.U.numel() + self.V.numel() > DENSE_ABOVE * prod(self.shape):
             if self.geometry is None:
-                return functional.linear(x, self.weight(), self.bias)
-            return self.geometry.apply(x, self.weight(), self.bias)
+                return functional.linear(x, self.weight, self.bias)
+            return self.geometry.apply(x, self.weight, self.bias)
         first, second = self.factors()
         if self.geometry is None:
             return functional.linear(functional.linear(x, first), second, self.bias)
@@ -139,7 +141,7 @@ class LowRank(nn.Module):
 
     def dense(self) -> nn.Conv2d | nn.Linear:
         """The layer that was factored, with the weight it has now."""
-        weight = self.weight().detach()
+        weight = self.weight.detach()
         if self.geometry is None:
             return linear_layer(weight, self.bias)
         return self.geometry.layer(weight, self.bias)
@@ -186,6 +188,8 @@ class Orthogonality(Hook):
 def factorize(model: nn.Module, config: LowRankConfig | None = None) -> nn.Module:
     """Replaces Conv2d (of one group, zero padding) and Linear by factored layers of full rank.
 
+    The output layer of `nn.MultiheadAttention` stays.
+
     Args:
         model: changed in place.
         config: which layers and how; all, in channel form, if None.
@@ -226,7 +230,8 @@ def to_plain(model: nn.Module) -> nn.Module:
 
 def _can_be_factored(module: nn.Conv2d | nn.Linear) -> bool:
     if isinstance(module, nn.Linear):
-        return True
+        # The output of nn.MultiheadAttention is never called: only its weight is read.
+        return not isinstance(module, NonDynamicallyQuantizableLinear)
     explicit = module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return module.groups == 1 and explicit
 

@@ -170,9 +170,9 @@ def _positions(model: nn.Module, sample: Tensor) -> dict[str, tuple[int, int]]:
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.ndim == 4:
-                rows = output.shape[0] * output.shape[2] * output.shape[3]
-                between = output.shape[0] * output.shape[2] * inputs[0].shape[3]
+            if _is_convolution(module):
+                rows = output.numel() // output.shape[-3]
+                between = rows // output.shape[-1] * inputs[0].shape[-1]
                 spatial = isinstance(module, LowRank) and module.form == "spatial"
                 found[name] = (rows, between if spatial else rows)
             else:
@@ -191,6 +191,12 @@ def _positions(model: nn.Module, sample: Tensor) -> dict[str, tuple[int, int]]:
     for handle in handles:
         handle.remove()
     return found
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) or (
+        isinstance(module, LowRank) and module.geometry is not None
+    )
 
 
 def _matrix(layer: LowRank) -> tuple[int, int]:

@@ -155,6 +155,31 @@ def test_a_loop_of_ones_own_needs_few_lines() -> None:
     assert sigma.penalty(model) < sigma.penalty(before)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_layers_of_a_transformer_are_factored_but_the_output_of_attention(training) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True).train(training)
+    model, x = nn.Sequential(layer), torch.randn(2, 3, 16)
+    with torch.no_grad():  # without gradients torch reads weights instead of calling layers
+        expected = model(x)
+        factorize(model, LowRankConfig(layers="*"))
+        assert [name for name, _ in low_rank_layers(model)] == ["0.linear1", "0.linear2"]
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_single_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="single layer"):
+        factorize(nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_macs_of_linear_layers_count_all_positions(factored) -> None:
+    model = nn.Sequential(nn.Linear(8, 4, bias=False))
+    if factored:
+        factorize(model)
+    assert report_ranks(model, torch.zeros(1, 5, 7, 8)).dense_macs == 5 * 7 * 8 * 4
+
+
 def test_regulariser_lowers_the_effective_rank() -> None:
     ranks = []
     for strength in (0.0, 0.2):
