@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.framework import Progress
-from toolchain.errors import UsageError
+from toolchain.errors import UnreadableError, UsageError
 from toolchain.training.batches import Batches
 from toolchain.training.checkpoint import load_state, save_state
 from toolchain.training.hooks import Hook
@@ -26,6 +26,8 @@ from toolchain.training.train_config import TrainConfig
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+STATE = ("history", "model", "mean", "optimizer")
+"""What a checkpoint must have."""
 
 Evaluation = Callable[[nn.Module], Mapping[str, float]]
 """Metrics by name; called in eval mode without gradients."""
@@ -79,7 +81,8 @@ class Trainer:
             One record an epoch, those of an interrupted run before this one included.
 
         Raises:
-            UsageError: the loss is not finite, or the folder holds a run of another configuration.
+            UsageError: the loss is not finite, or the folder holds a run of another configuration
+                or model.
             UnreadableError: the checkpoint is damaged.
         """
         self._restore()
@@ -182,15 +185,24 @@ class Trainer:
         if self._folder is None or not (self._folder / CHECKPOINT).exists():
             return
         state = load_state(self._folder / CHECKPOINT, self._device)
+        missing = [key for key in STATE if key not in state]
+        if missing:
+            raise UnreadableError(f"{self._folder / CHECKPOINT}: has no {', '.join(missing)}")
         # An option that the checkpoint lacks is newer than it is.
         if _plain(TrainConfig(epochs=1)) | state.get("config", {}) != _plain(self._config):
             raise UsageError(
                 f"{self._folder}: holds a run of another configuration; remove it or choose another"
             )
         self.history = list(state["history"])
-        self.model.load_state_dict(state["model"])
         self._mean = state["mean"]
-        self._optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:  # other names, shapes or numbers of parameters
+            raise UsageError(
+                f"{self._folder}: holds a run of another model; remove it or choose another"
+            ) from error
+        write_csv(self._folder / LOG, self.history)  # a kill may have left it an epoch behind
 
 
 def _lay_out_channels_last(model: nn.Module) -> None:

@@ -95,6 +95,25 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, content) -> None:
         Trainer(tiny.network(), tiny.data(), TrainConfig(epochs=1), folder=tmp_path).run()
 
 
+def test_a_log_that_a_kill_has_left_behind_is_written_again(tmp_path) -> None:
+    for _ in range(2):
+        Trainer(tiny.network(), tiny.data(), TrainConfig(epochs=1), folder=tmp_path).run()
+        rows = (tmp_path / LOG).read_text().splitlines()
+        assert len(rows) == 2
+        (tmp_path / LOG).write_text(rows[0])
+
+
+def test_a_checkpoint_of_another_model_is_one_clear_error(tmp_path) -> None:
+    config = TrainConfig(epochs=1)
+    Trainer(tiny.network(), tiny.data(), config, folder=tmp_path).run()
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    with pytest.raises(UsageError, match="a run of another model"):
+        Trainer(other, tiny.data(), config, folder=tmp_path).run()
+    torch.save({"config": {}, "model": {}}, tmp_path / CHECKPOINT)
+    with pytest.raises(UnreadableError, match="has no history, mean, optimizer"):
+        Trainer(other, tiny.data(), config, folder=tmp_path).run()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     class Explosive(Hook):
         def penalty(self, model: nn.Module) -> torch.Tensor:
