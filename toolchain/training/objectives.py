@@ -29,6 +29,11 @@ def top1(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
     return {"top1": 100 * right / total}
 
 
+def plain_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics as numbers of Python, also those of numpy and tensors: files can hold them."""
+    return {name: float(value) for name, value in metrics.items()}
+
+
 def model_device(model: nn.Module) -> torch.device:
     """Where the parameters are; the CPU for a model without any."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -14,6 +14,7 @@ from torch import nn
 from passes.framework import Progress
 from toolchain.training.batches import Dataset
 from toolchain.training.lines import LineGroup, coupled_lines
+from toolchain.training.objectives import plain_metrics
 from toolchain.training.pruning import Masks, report_sparsity
 
 TEST_BATCH = 1000
@@ -60,7 +61,7 @@ class Run:
         """Metrics on the test data."""
         model.eval()
         with torch.no_grad():
-            return self.data.measure(model, self.data.test(TEST_BATCH))
+            return plain_metrics(self.data.measure(model, self.data.test(TEST_BATCH)))
 
 
 class Stage(ABC):

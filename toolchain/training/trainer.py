@@ -15,17 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from passes.framework import Progress
+from passes.framework import ConfigError, Progress
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.training.batches import Batches
 from toolchain.training.checkpoint import load_state, save_state
 from toolchain.training.hooks import Hook
 from toolchain.training.log import Record, write_csv
-from toolchain.training.objectives import Batch, Loss, classification_loss, model_device
+from toolchain.training.objectives import (
+    Batch,
+    Loss,
+    classification_loss,
+    model_device,
+    plain_metrics,
+)
 from toolchain.training.train_config import TrainConfig
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+RECORDED = ("epoch", "lr", "loss", "penalty", "seconds")
+"""What is known of an epoch besides its metrics."""
 STATE = ("history", "model", "mean", "optimizer")
 """What a checkpoint must have."""
 
@@ -84,6 +92,7 @@ class Trainer:
             UsageError: the loss is not finite, or the folder holds a run of another configuration
                 or model.
             UnreadableError: the checkpoint is damaged.
+            ConfigError: a metric has the name of something else that is recorded.
         """
         self._restore()
         for epoch in range(len(self.history), self._config.epochs):
@@ -159,7 +168,11 @@ class Trainer:
             return {}
         self.model.eval()
         with torch.no_grad():
-            return dict(self._evaluate(self.model))
+            metrics = plain_metrics(self._evaluate(self.model))
+        for name in RECORDED:
+            if name in metrics:
+                raise ConfigError(f"a metric is named '{name}', as what is recorded of every epoch")
+        return metrics
 
     def _line(self, epoch: int) -> str:
         known = self.history[-1] if self.history else {}

@@ -1,7 +1,9 @@
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -142,6 +144,12 @@ def penni_stages() -> list[Stage]:
 def test_models_follow_from_their_seed() -> None:
     first, again, other = (seeded(lambda: nn.Linear(3, 2), seed).weight for seed in (0, 0, 1))
     assert (first == again).all() and not (first == other).all()
+
+
+def test_metrics_are_plain_numbers() -> None:
+    data = replace(tiny.dataset(), measure=lambda model, batches: {"top1": np.float64(50)})
+    metrics = Run(model=tiny.network(), data=data).measure(tiny.network())
+    assert metrics == {"top1": 50} and type(metrics["top1"]) is float
 
 
 def test_zeros_are_held_through_a_decomposition() -> None:

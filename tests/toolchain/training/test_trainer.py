@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,6 +94,28 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, content) -> None:
     (tmp_path / CHECKPOINT).write_bytes(content)
     with pytest.raises(UnreadableError, match="not a readable checkpoint"):
         Trainer(tiny.network(), tiny.data(), TrainConfig(epochs=1), folder=tmp_path).run()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, torch.tensor])
+def test_metrics_of_any_number_type_are_in_a_checkpoint_that_can_be_read(tmp_path, kind) -> None:
+    for _ in range(2):
+        [record] = Trainer(
+            tiny.network(),
+            tiny.data(),
+            TrainConfig(epochs=1),
+            evaluate=lambda model: {"accuracy": kind(0.5)},
+            folder=tmp_path,
+        ).run()
+        assert type(record["accuracy"]) is float and record["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["epoch", "lr", "loss", "penalty", "seconds"])
+def test_metrics_do_not_take_the_place_of_what_is_recorded(name) -> None:
+    trainer = Trainer(
+        tiny.network(), tiny.data(), TrainConfig(epochs=1), evaluate=lambda model: {name: 1.0}
+    )
+    with pytest.raises(ConfigError, match=f"a metric is named '{name}'"):
+        trainer.run()
 
 
 def test_a_log_that_a_kill_has_left_behind_is_written_again(tmp_path) -> None:
