@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from passes.framework import ConfigError
 from passes.penni_config import PenniConfig
 from toolchain.training.decomposed_conv import DecomposeConfig, decompose
 from toolchain.training.penni_start import decompose_by_pass
 from toolchain.training.pruning import Masks
 from toolchain.training.run import Run, Stage, hold_pruned
+from toolchain.training.seeds import seed_generators
 from toolchain.training.statistics import estimate_batchnorm
 
 STATISTICS_BATCH, STATISTICS_BATCHES = 128, 40
@@ -68,7 +67,7 @@ class PenniStage(Stage):
             ConfigError: the model has several inputs, or nothing can be decomposed as asked.
         """
         run.keep_teacher()
-        torch.manual_seed(SEED)
+        seed_generators(SEED)
         inputs = run.data.inputs(next(iter(run.data.train(self.samples))))
         if len(inputs) != 1:
             raise ConfigError(f"the model has {len(inputs)} inputs; penni takes one of images")

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from passes.cost import model_cost
@@ -29,6 +28,7 @@ from toolchain.training.penni import Alternation, BalancedFactors
 from toolchain.training.penni_stages import DecomposeStage, PenniStage
 from toolchain.training.pruning import PruneConfig, prune, report_sparsity
 from toolchain.training.run import Run, Stage, hold_pruned
+from toolchain.training.seeds import seed_generators
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
 
@@ -224,5 +224,5 @@ def run_stages(run: Run, stages: Sequence[Stage]) -> Outcome:
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A model with random weights that follow from a seed."""
-    torch.manual_seed(seed)
+    seed_generators(seed)
     return build()

@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from toolchain.training.batches import Batches
 from toolchain.training.objectives import model_device
+from toolchain.training.seeds import seed_generators
 
 
 def estimate_batchnorm(model: nn.Module, batches: Batches, count: int, seed: int = 0) -> None:
@@ -24,7 +25,7 @@ def estimate_batchnorm(model: nn.Module, batches: Batches, count: int, seed: int
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # an average in which all batches count the same
-    torch.manual_seed(seed)
+    seed_generators(seed)
     model.train()
     device = model_device(model)
     with torch.no_grad():

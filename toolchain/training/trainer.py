@@ -5,7 +5,6 @@ generators are seeded anew at its start. A checkpoint after each epoch thus need
 state, and a run that was killed continues as if nothing had happened (bit for bit on a CPU).
 """
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from toolchain.training.objectives import (
     model_device,
     plain_metrics,
 )
+from toolchain.training.seeds import epoch_seed, seed_generators
 from toolchain.training.train_config import TrainConfig
 
 CHECKPOINT = "checkpoint.pt"
@@ -109,7 +109,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> Record:
         config, steps = self._config, len(self._batches)
-        _seed_generators(config.seed, epoch)
+        seed_generators(epoch_seed(config.seed, epoch))
         for hook in self._hooks:
             hook.before_epoch(self.model, epoch)
         self.model.train()
@@ -226,11 +226,3 @@ def _lay_out_channels_last(model: nn.Module) -> None:
 
 def _plain(config: TrainConfig) -> dict[str, object]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(config).items()}
-
-
-def _seed_generators(seed: int, epoch: int) -> None:
-    """Seeds torch (all devices), numpy and Python for one epoch."""
-    state = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    torch.manual_seed(state)
-    np.random.seed(state)  # augmentation of users may draw from these
-    random.seed(state)

@@ -1,6 +1,7 @@
 """What the pass `penni` has fitted, taken over to torch: against the pass's own graph."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +19,7 @@ from runtimes import ort
 from runtimes.operators.decomposed_conv import is_decomposed_conv, read_weights
 from tests.toolchain.training import tiny
 from toolchain.layerwise import ArrayCalibration
+from toolchain.training.batches import TensorBatches
 from toolchain.training.decomposed_conv import decomposed_convs
 from toolchain.training.export import dense_onnx, exported
 from toolchain.training.penni_stages import PenniStage
@@ -105,6 +107,26 @@ def test_zeros_of_the_pass_are_held_while_training_goes_on() -> None:
     assert torch.count_nonzero(layer.coefficients) == round(0.4 * layer.coefficients.numel())
     assert tuned >= max(fitted, dense - 3)
     assert outcome.stages[1]["nonzero"] == outcome.nonzero
+
+
+def test_zeros_are_the_same_after_a_kill_though_augmentation_draws_from_numpy() -> None:
+    def augmented(batch: torch.Tensor) -> torch.Tensor:
+        return batch + torch.from_numpy(np.random.randn(*batch.shape)).float()
+
+    tensors = tiny.data(64).tensors
+    data = replace(
+        tiny.dataset(),
+        train=lambda size: TensorBatches(tensors=tensors, size=size, transform=augmented),
+    )
+    penni = PenniStage(config=PenniConfig(rank=5, density=0.4, min_weights=100), samples=32)
+    found = []
+    for state in (1, 2):  # of another process
+        np.random.seed(state)
+        run = Run(model=tiny.network(), data=data)
+        run_stages(run, [penni])
+        found.append(run.model.state_dict())
+    for name, tensor in found[0].items():
+        assert torch.equal(tensor, found[1][name]), name
 
 
 def test_what_cannot_be_done_is_said() -> None:

@@ -146,6 +146,15 @@ def test_models_follow_from_their_seed() -> None:
     assert (first == again).all() and not (first == other).all()
 
 
+def test_initial_weights_from_numpy_follow_from_the_seed_as_well() -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(1, 1)
+        layer.weight.data.fill_(np.random.rand() + random.random())
+        return layer
+
+    assert seeded(build, 2**40).weight == seeded(build, 2**40).weight
+
+
 def test_metrics_are_plain_numbers() -> None:
     data = replace(tiny.dataset(), measure=lambda model, batches: {"top1": np.float64(50)})
     metrics = Run(model=tiny.network(), data=data).measure(tiny.network())
