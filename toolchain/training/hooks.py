@@ -32,6 +32,9 @@ class Hook:
         """A scalar that is added to the loss, or None."""
         return None
 
+    def before_clip(self, model: nn.Module) -> None:
+        """Called before gradients are clipped, in runs that do."""
+
     def after_step(self, model: nn.Module) -> None:
         """Called after every step of the optimiser."""
 

@@ -4,7 +4,7 @@ Source: DeepHoyer (Yang et al., ICLR 2020) and PENNI (Li et al., ICML 2020): aft
 regulariser, a threshold for each tensor, then training on with the zeros held.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,15 +84,26 @@ class Masks(Hook):
                 kept[name] = torch.stack(found).all(0)
         return cls(kept=kept)
 
+    def before_clip(self, model: nn.Module) -> None:
+        """Sets gradients of dropped elements to zero, which would count in the norm."""
+        for parameter, kept in self._held(model):
+            if parameter.grad is not None:
+                parameter.grad.mul_(kept)
+
+    @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         """Sets dropped elements to zero again, whatever the optimiser did with them."""
+        for parameter, kept in self._held(model):
+            parameter.mul_(kept)
+
+    def _held(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Parameters and which of their elements may differ from zero, on the same device."""
         parameters = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, kept in self.kept.items():
-                parameter = parameters[name]
-                if kept.device != parameter.device:
-                    kept = self.kept[name] = kept.to(parameter.device)
-                parameter.mul_(kept)
+        for name, kept in self.kept.items():
+            parameter = parameters[name]
+            if kept.device != parameter.device:
+                kept = self.kept[name] = kept.to(parameter.device)
+            yield parameter, kept
 
 
 def prune(model: nn.Module, config: PruneConfig) -> Masks:

@@ -138,6 +138,8 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         (loss + penalty).backward()  # type: ignore[no-untyped-call]
         if self._config.clip:
+            for hook in self._hooks:
+                hook.before_clip(self.model)
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip)
         self._optimizer.step()
         for hook in self._hooks:

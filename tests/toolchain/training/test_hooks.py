@@ -69,5 +69,6 @@ def test_a_loop_of_ones_own_needs_no_trainer() -> None:
 def test_hooks_do_nothing_by_default() -> None:
     hook, model = Hook(), tiny.network()
     hook.before_epoch(model, 0)
+    hook.before_clip(model)
     hook.after_step(model)
     assert hook.penalty(model) is None

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from passes.framework import ConfigError
 from tests.toolchain.training import killed_run, tiny
 from toolchain.errors import UnreadableError, UsageError
+from toolchain.training.batches import TensorBatches
 from toolchain.training.hooks import Hook, Penalty
 from toolchain.training.objectives import top1
+from toolchain.training.pruning import Masks
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import CHECKPOINT, LOG, Trainer
 
@@ -137,6 +139,21 @@ def test_a_checkpoint_of_another_model_is_one_clear_error(tmp_path) -> None:
         Trainer(other, tiny.data(), config, folder=tmp_path).run()
 
 
+@pytest.mark.parametrize("slope", [0.0, 1000.0])
+def test_gradients_of_dropped_weights_do_not_count_in_the_norm(slope) -> None:
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    model[0].weight.data = torch.tensor([[0.0, 1.0]])
+    slopes = torch.tensor([[slope, 1.0]])
+    Trainer(
+        model,
+        TensorBatches(tensors=(torch.zeros(1, 2), torch.zeros(1)), size=1),
+        TrainConfig(epochs=1, lr=0.1, momentum=0, clip=1.0, schedule="constant"),
+        loss=lambda model, batch: (model[0].weight * slopes).sum(),
+        hooks=[Masks.of_nonzeros(model)],
+    ).run()
+    torch.testing.assert_close(model[0].weight.detach(), torch.tensor([[0.0, 0.9]]))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     class Explosive(Hook):
         def penalty(self, model: nn.Module) -> torch.Tensor:
@@ -157,13 +174,17 @@ def test_hooks_are_called_in_their_places() -> None:
         def penalty(self, model: nn.Module) -> None:
             calls.append("penalty")
 
+        def before_clip(self, model: nn.Module) -> None:
+            calls.append("clip")
+
         def after_step(self, model: nn.Module) -> None:
             calls.append("step")
 
     batches = tiny.data(64)
-    Trainer(tiny.network(), batches, TrainConfig(epochs=2), hooks=[Recorder()]).run()
-    epoch = ["penalty", "step"] * 2
-    assert calls == ["epoch 0", *epoch, "epoch 1", *epoch]
+    for clip, step in ((0.0, ["penalty", "step"]), (1.0, ["penalty", "clip", "step"])):
+        calls.clear()
+        Trainer(tiny.network(), batches, TrainConfig(epochs=2, clip=clip), hooks=[Recorder()]).run()
+        assert calls == ["epoch 0", *step, *step, "epoch 1", *step, *step]
 
 
 def test_data_loaders_of_torch_serve_as_well() -> None:
