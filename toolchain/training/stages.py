@@ -23,7 +23,7 @@ from toolchain.training.hooks import Hook, Penalty
 from toolchain.training.line_pruning import LinePenalty, PenalisedLines
 from toolchain.training.line_stages import PruneLinesStage, ReportLinesStage
 from toolchain.training.log import write_json
-from toolchain.training.objectives import Loss
+from toolchain.training.objectives import Loss, classification_loss
 from toolchain.training.penni import Alternation, BalancedFactors
 from toolchain.training.penni_stages import DecomposeStage, PenniStage
 from toolchain.training.pruning import PruneConfig, prune, report_sparsity
@@ -84,7 +84,8 @@ class TrainStage(Stage):
         """Returns loss and metrics after the last epoch, and the time of all.
 
         Raises:
-            ConfigError: nothing was decomposed that could alternate or be distilled from.
+            ConfigError: nothing was decomposed that could alternate or be distilled from, or the
+                data's loss is not the one of distillation.
         """
         trainer = Trainer(
             run.model,
@@ -119,6 +120,8 @@ class TrainStage(Stage):
             raise ConfigError(
                 "distill: there is no model to learn from; name a teacher, or decompose first"
             )
+        if run.data.loss is not classification_loss:
+            raise ConfigError("distill: needs labels of classes; the data has a loss of its own")
         return distillation_loss(run.teacher, self.distill, self.temperature, self.mixup)
 
 

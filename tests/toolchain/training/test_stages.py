@@ -177,6 +177,13 @@ def test_a_second_decomposition_is_refused_in_words() -> None:
         run_stages(Run(model=tiny.network(), data=tiny.dataset()), [decompose, decompose])
 
 
+def test_distillation_does_not_replace_a_loss_of_the_data() -> None:
+    data = replace(tiny.dataset(), loss=lambda model, batch: model(batch[0]).mean())
+    run = Run(model=tiny.network(), data=data, teacher=tiny.network())
+    with pytest.raises(ConfigError, match="the data has a loss of its own"):
+        run_stages(run, [TrainStage(config=TrainConfig(epochs=1), distill=0.1)])
+
+
 def test_a_given_teacher_stays_and_needs_no_decomposition() -> None:
     teacher = seeded(tiny.network, 7)
     run = Run(model=seeded(tiny.network, 8), data=tiny.dataset(), teacher=teacher)
