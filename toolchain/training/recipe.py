@@ -114,6 +114,9 @@ def parse_training_recipe(data: Any, where: str, seed: int | None = None) -> Tra
     if seed is None:
         seed = _value(data.get("seed", 0), int, f"{where}: seed")
     assert seed is not None
+    strengths = _value(data.get("strengths", [1.0]), tuple[float, ...], f"{where}: strengths")
+    if not strengths:
+        raise UsageError(f"{where}: strengths is empty; give one or more")
     teacher = data.get("teacher")
     return TrainingRecipe(
         model=_function_call(data["model"], f"{where}: model"),
@@ -121,7 +124,7 @@ def parse_training_recipe(data: Any, where: str, seed: int | None = None) -> Tra
         stages=tuple(_stage(entry, seed, where) for entry in _entries(data["stages"], where)),
         teacher=None if teacher is None else _function_call(teacher, f"{where}: teacher"),
         seed=seed,
-        strengths=_value(data.get("strengths", [1.0]), tuple[float, ...], f"{where}: strengths"),
+        strengths=strengths,
     )
 
 

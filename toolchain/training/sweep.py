@@ -1,7 +1,7 @@
 """A recipe at several strengths of its penalties: single points mislead, curves compare."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from toolchain.errors import UnreadableError, UsageError
 from toolchain.svg import Cloud, Point, scatter
 from toolchain.training.batches import Dataset
 from toolchain.training.log import json_form, read_json, write_json
+from toolchain.training.objectives import Batch
 from toolchain.training.recipe import FunctionCall, TrainingRecipe
 from toolchain.training.run import Run
 from toolchain.training.stages import Outcome, run_stages, seeded
@@ -49,14 +50,16 @@ def run_recipe(
         Strength factor and outcome of every run.
 
     Raises:
-        UsageError: the folder holds runs of another recipe, or a stage cannot do what it is asked
-            to with this model.
+        UsageError: the folder holds runs of another recipe, a stage cannot do what it is asked
+            to with this model, or nothing measures what the curve shows.
         UnreadableError: model or data cannot be made.
     """
     _claim(folder, recipe)
     data = recipe.data()
     if not isinstance(data, Dataset):
         raise UnreadableError(f"{recipe.data.function}: returns no Dataset")
+    if len(recipe.strengths) > 1:
+        data = _for_curve(data)
     teacher = None if recipe.teacher is None else _network(recipe.teacher, recipe.seed, device)
     outcomes = []
     for factor in recipe.strengths:
@@ -74,10 +77,16 @@ def run_recipe(
 
 
 def curve_point(label: str, outcome: Outcome, metric: str = "top1") -> CurvePoint:
-    """The point of one run: its last measurement and what is left of its weights."""
-    quality = next(stage[metric] for stage in reversed(outcome.stages) if metric in stage)
+    """The point of one run: its last measurement and what is left of its weights.
+
+    Raises:
+        UsageError: no stage has measured the metric.
+    """
+    measured = [stage[metric] for stage in outcome.stages if metric in stage]
+    if not measured:
+        raise UsageError(f"no stage measures '{metric}', which the curve shows")
     size = sum(torch.Size(tensor["shape"]).numel() for tensor in outcome.sparsity)
-    return CurvePoint(label=label, compression=size / max(outcome.nonzero, 1), quality=quality)
+    return CurvePoint(label=label, compression=size / max(outcome.nonzero, 1), quality=measured[-1])
 
 
 def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], metric: str = "top1") -> str:
@@ -104,6 +113,20 @@ def _network(function: FunctionCall, seed: int, device: torch.device) -> nn.Modu
     if not isinstance(network, nn.Module):
         raise UnreadableError(f"{function.function}: returns no nn.Module")
     return network.to(device)
+
+
+def _for_curve(data: Dataset) -> Dataset:
+    """Data whose first measurement, not the last run, tells that a curve has no metric."""
+
+    def measure(model: nn.Module, batches: Iterable[Batch]) -> Mapping[str, float]:
+        metrics = data.measure(model, batches)
+        if data.metric not in metrics:
+            raise ConfigError(
+                f"the data's metric is '{data.metric}', measured are {', '.join(metrics)}"
+            )
+        return metrics
+
+    return replace(data, measure=measure)
 
 
 def _by_size(points: Sequence[CurvePoint]) -> list[CurvePoint]:

@@ -1,16 +1,18 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.toolchain.training import tiny
 from toolchain.errors import UnreadableError, UsageError
 from toolchain.training.hooks import Penalty
 from toolchain.training.penni_stages import DecomposeStage
 from toolchain.training.pruning import PruneConfig
 from toolchain.training.recipe import FunctionCall, load_training_recipe, parse_training_recipe
 from toolchain.training.regularizers import Blocks
-from toolchain.training.stages import ExportStage, PruneStage, TrainStage
-from toolchain.training.sweep import CurvePoint, draw_curves, run_recipe
+from toolchain.training.stages import ExportStage, Outcome, PruneStage, TrainStage
+from toolchain.training.sweep import CurvePoint, curve_point, draw_curves, run_recipe
 
 TEXT = """
 version: 1
@@ -85,6 +87,22 @@ def test_a_sweep_makes_a_run_for_each_strength_and_a_curve(path, tmp_path) -> No
     assert stored["stages"][2]["nonzero"] == weak.nonzero
 
 
+def test_a_curve_needs_its_metric(path, tmp_path, monkeypatch) -> None:
+    calls = []
+
+    def without_metric(model, batches) -> dict[str, float]:
+        calls.append(model)
+        return {"accuracy": 1.0}
+
+    data = replace(tiny.dataset(), measure=without_metric)
+    monkeypatch.setattr(tiny, "dataset", lambda: data)
+    with pytest.raises(UsageError, match=r"metric is 'top1', measured are accuracy"):
+        run_recipe(load_training_recipe(path), tmp_path / "out", torch.device("cpu"))
+    assert len(calls) == 1
+    with pytest.raises(UsageError, match="no stage measures 'top1'"):
+        curve_point("×1", Outcome(stages=({"stage": "export"},), sparsity=()))
+
+
 def test_a_folder_is_kept_for_its_recipe(path, tmp_path) -> None:
     device = torch.device("cpu")
     run_recipe(load_training_recipe(path), tmp_path / "out", device)
@@ -116,6 +134,7 @@ def test_curves_are_drawn_in_the_order_of_compression() -> None:
         ("rule: deviation", "rule: std", "rule is 'std', expected one of"),
         ("data: tests", "date: tests", "did you mean 'data'"),
         ("seed: 3", "seed: -3", "seed is -3"),
+        ("strengths: [0.5, 4]", "strengths: []", "strengths is empty"),
         ("teacher: tests", "teacher: [3] #", "teacher is 'module:function'"),
     ],
 )
