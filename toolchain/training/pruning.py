@@ -126,9 +126,10 @@ def keep_mask(weight: Tensor, config: PruneConfig) -> Tensor:
     Groupings are applied one after the other, so that a share counts groups that are still there.
     """
     kept = weight != 0
+    std = weight.std().item() if weight.numel() > 1 else 0.0
     for groups in config.groups:
         if has_groups(weight, groups):
-            kept = kept & _keep_groups(weight * kept, groups, config, weight.std().item())
+            kept = kept & _keep_groups(weight * kept, groups, config, std)
     return kept
 
 

@@ -71,6 +71,10 @@ def test_a_single_string_is_a_list_of_one() -> None:
     assert list(prune(tiny.network(), config).kept) == ["9.weight"]
 
 
+def test_a_tensor_of_one_element_has_no_deviation_and_stays() -> None:
+    assert keep_mask(torch.ones(1, 1), PruneConfig(rule="deviation", value=1.0)).all()
+
+
 def test_zeros_stay_while_training_goes_on() -> None:
     model = tiny.network()
     masks = prune(model, PruneConfig(rule="sparsity", value=0.8))
