@@ -10,7 +10,10 @@ ordinary int8, stay. The exported model is the one read, with other symbols, lev
 biases: exactly what the pass would write.
 """
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,7 +32,8 @@ from runtimes.operators.decomposed_conv import (
 from runtimes.operators.decomposed_conv import INPUTS as FLOAT_INPUTS
 from runtimes.operators.hybrid_conv import INPUTS, QuantizedValue, is_hybrid_conv, make_node
 from toolchain.errors import UsageError
-from toolchain.training.hybrid_conv import HybridConv2d, convolve, quantize_through
+from toolchain.training.graph_operators import OPERATORS, Operator
+from toolchain.training.hybrid_conv import HybridConv2d, convolve
 
 
 class HybridNetwork(nn.Module):
@@ -48,23 +52,30 @@ class HybridNetwork(nn.Module):
         self.model = model
         self._real = {} if start is None else _factors(start)
         self.layers = nn.ModuleDict()
-        self._steps: list[tuple[ir.Node, Callable[..., Tensor]]] = []
-        self._constants: dict[str, Tensor] = {}
-        for node in model.graph:
-            self._steps.append((node, self._step(node)))
-        for value in model.graph.initializers.values():
-            if value.const_value is not None:
-                array = np.array(value.const_value.numpy())
-                if array.dtype != np.uint8 or array.ndim == 0:
-                    self._constants[value.name or ""] = torch.from_numpy(array)
+        self._steps = [self._step(node) for node in model.graph]
+        self._constants: dict[str, str] = {}  # buffers, whose names have no dots, by value
+        used = {name for step in self._steps for name in step.inputs}
+        for name, value in model.graph.initializers.items():
+            if name in used and value.const_value is not None:
+                self._constants[name] = f"constant{len(self._constants)}"
+                tensor = torch.from_numpy(np.array(value.const_value.numpy()))
+                self.register_buffer(self._constants[name], tensor, persistent=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HybridNetwork":
+        """A network with parameters of its own; both share the ONNX model, which stays as it is."""
+        memo[id(self.model)] = self.model
+        copied = memo[id(self)] = self.__new__(type(self))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, classes)."""
         [fed] = [value for value in self.model.graph.inputs if not value.is_initializer()]
-        values: dict[str, Tensor] = {**self._constants, fed.name or "": x}
-        for node, run in self._steps:
-            inputs = [None if v is None else values.get(v.name or "") for v in node.inputs]
-            values[node.outputs[0].name or ""] = run(*inputs)
+        values = {name: self.get_buffer(buffer) for name, buffer in self._constants.items()}
+        values[fed.name or ""] = x
+        for step in self._steps:
+            run = self.layers[step.run] if isinstance(step.run, str) else step.run
+            values[step.output] = run(*[values.get(name) for name in step.inputs])
         return values[self.model.graph.outputs[0].name or ""]
 
     def exported(self) -> ir.Model:
@@ -76,20 +87,57 @@ class HybridNetwork(nn.Module):
             _rewrite(node, layer)
         return model
 
-    def _step(self, node: ir.Node) -> Callable[..., Tensor]:
-        if is_hybrid_conv(node):
-            layer = HybridConv2d(node, self._real.get(layer_name(node)))
-            self.layers[_key(node)] = layer
-            residual = len(INPUTS)
-            return lambda x, *rest: layer(x, rest[residual - 1] if len(rest) >= residual else None)
-        if is_decomposed_conv(node):
-            return _decomposed(node)
-        if node.domain != "" or node.op_type not in _OPERATORS:
+    def _step(self, node: ir.Node) -> "_Step":
+        names = tuple("" if value is None else value.name or "" for value in node.inputs)
+        output = node.outputs[0].name or ""
+        for kind, layer, inputs in (
+            (is_hybrid_conv, self._hybrid, INPUTS),
+            (is_decomposed_conv, _FloatConv2d, FLOAT_INPUTS),
+        ):
+            if kind(node):
+                self.layers[_key(node)] = layer(node)
+                residual = names[len(inputs) : len(inputs) + 1]
+                return _Step(run=_key(node), inputs=(names[0], *residual), output=output)
+        if node.domain != "" or node.op_type not in OPERATORS:
             raise UsageError(
                 f"'{node.name}': {node.op_type} cannot be trained through; known are "
-                f"{', '.join(sorted(_OPERATORS))}"
+                f"{', '.join(sorted(OPERATORS))}"
             )
-        return _OPERATORS[node.op_type](node)
+        return _Step(run=OPERATORS[node.op_type](node), inputs=names, output=output)
+
+    def _hybrid(self, node: ir.Node) -> HybridConv2d:
+        return HybridConv2d(node, self._real.get(layer_name(node)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """What one node computes: an operator, or the layer of this key."""
+
+    run: Operator | str
+    inputs: tuple[str, ...]
+    output: str
+
+
+class _FloatConv2d(nn.Module):
+    """A float layer with Add and activation inside; frozen."""
+
+    kernel: Tensor
+    bias: Tensor | None
+
+    def __init__(self, node: ir.Node) -> None:
+        super().__init__()
+        weights, self.geometry = read_weights(node), read_geometry(node)
+        bias = None if weights.bias is None else torch.from_numpy(np.array(weights.bias))
+        self.register_buffer("kernel", torch.from_numpy(weights.dense()), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.ends_with_relu = node.op_type.removeprefix(BASE_NAME).endswith("Relu")
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) → (N, K, H', W')."""
+        geometry = self.geometry
+        y = convolve(x, self.kernel, self.bias, geometry.strides, geometry.pads, geometry.dilations)
+        y = y if residual is None else y + residual
+        return y.relu() if self.ends_with_relu else y
 
 
 def _key(node: ir.Node) -> str:
@@ -122,117 +170,3 @@ def _rewrite(node: ir.Node, layer: HybridConv2d) -> None:
         residual=residual[0] if residual else None,
     )
     replace_node(node, [new], constants)
-
-
-def _decomposed(node: ir.Node) -> Callable[..., Tensor]:
-    """A float layer with Add and activation inside; frozen."""
-    weights, geometry = read_weights(node), read_geometry(node)
-    kernel = torch.from_numpy(weights.dense())
-    bias = None if weights.bias is None else torch.from_numpy(np.array(weights.bias))
-    suffix = node.op_type.removeprefix(BASE_NAME)
-
-    def run(x: Tensor, *rest: Tensor) -> Tensor:
-        y = convolve(x, kernel, bias, geometry.strides, geometry.pads, geometry.dilations)
-        if suffix.startswith("Add"):
-            y = y + rest[len(FLOAT_INPUTS) - 1]
-        return y.relu() if suffix.endswith("Relu") else y
-
-    return run
-
-
-def _quantize(_: ir.Node) -> Callable[..., Tensor]:
-    def run(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        zero = int(zero_point)
-        return quantize_through(x, float(scale), -zero, 255 - zero)
-
-    return run
-
-
-def _dequantize(node: ir.Node) -> Callable[..., Tensor]:
-    """Constants become real; everything else is real already."""
-    source, axis = node.inputs[0], node.attributes.get_int("axis", 1)
-
-    def run(x: Tensor, scale: Tensor, *_: Tensor) -> Tensor:
-        if source is None or source.const_value is None:
-            return x
-        shape = [1] * x.ndim
-        shape[axis or 0] = -1
-        return x.float() * scale.reshape(shape)
-
-    return run
-
-
-def _conv(node: ir.Node) -> Callable[..., Tensor]:
-    ints = node.attributes.get_ints
-    strides, dilations, pads = (
-        ints(key, default) or default
-        for key, default in (("strides", [1, 1]), ("dilations", [1, 1]), ("pads", [0] * 4))
-    )
-    groups = node.attributes.get_int("group", 1) or 1
-
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return convolve(x, weight, bias, strides, pads, dilations, groups)
-
-    return run
-
-
-def _gemm(node: ir.Node) -> Callable[..., Tensor]:
-    transposed = node.attributes.get_int("transB", 0)
-
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return nn.functional.linear(x, weight if transposed else weight.T, bias)
-
-    return run
-
-
-def _batch_norm(node: ir.Node) -> Callable[..., Tensor]:
-    epsilon = node.attributes.get_float("epsilon", 1e-5) or 0.0
-
-    def run(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        return nn.functional.batch_norm(x, mean, variance, scale, bias, eps=epsilon)
-
-    return run
-
-
-def _slice(_: ir.Node) -> Callable[..., Tensor]:
-    def run(
-        x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor | None = None
-    ) -> Tensor:
-        index = [slice(None)] * x.ndim
-        by = [1] * len(starts) if steps is None else steps.tolist()
-        limits = zip(axes.tolist(), starts.tolist(), ends.tolist(), by, strict=True)
-        for axis, start, end, step in limits:
-            index[axis] = slice(start, min(end, x.shape[axis]), step)
-        return x[tuple(index)]
-
-    return run
-
-
-def _pad(_: ir.Node) -> Callable[..., Tensor]:
-    """Pads with zeros, which is what the zero point stands for."""
-
-    def run(x: Tensor, pads: Tensor, *_: Tensor) -> Tensor:
-        before, after = pads.reshape(2, -1).tolist()
-        pairs = [p for pair in zip(before[::-1], after[::-1], strict=True) for p in pair]
-        return nn.functional.pad(x, pairs)
-
-    return run
-
-
-def _plain(function: Callable[..., Tensor]) -> Callable[[ir.Node], Callable[..., Tensor]]:
-    return lambda node: function
-
-
-_OPERATORS: Mapping[str, Callable[[ir.Node], Callable[..., Tensor]]] = {
-    "QuantizeLinear": _quantize,
-    "DequantizeLinear": _dequantize,
-    "BatchNormalization": _batch_norm,
-    "Conv": _conv,
-    "Gemm": _gemm,
-    "Slice": _slice,
-    "Pad": _pad,
-    "GlobalAveragePool": _plain(lambda x: x.mean(dim=(2, 3), keepdim=True)),
-    "Flatten": _plain(lambda x: x.flatten(1)),
-    "Relu": _plain(torch.relu),
-    "Add": _plain(torch.add),
-}

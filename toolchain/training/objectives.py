@@ -1,6 +1,7 @@
 """What a model is trained for and measured by; classification, where nothing else is said."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -35,5 +36,6 @@ def plain_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where the parameters are; the CPU for a model without any."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    """Where the parameters are, or else the buffers; the CPU for a model without any."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

@@ -1,5 +1,7 @@
 """Networks for quantisation-aware training against onnxruntime, and what they export."""
 
+import copy
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -21,6 +23,7 @@ from toolchain.training.batches import TensorBatches
 from toolchain.training.hooks import Penalty
 from toolchain.training.hybrid_conv import Bounded
 from toolchain.training.hybrid_network import HybridNetwork
+from toolchain.training.objectives import model_device
 from toolchain.training.train_config import TrainConfig
 from toolchain.training.trainer import Trainer
 
@@ -153,3 +156,34 @@ def test_an_operator_without_a_rule_is_refused_by_name() -> None:
     model = ir.from_proto(net.model(net.op("Erf", net.conv("x", 3, 4))))
     with pytest.raises(UsageError, match="Erf cannot be trained through"):
         HybridNetwork(model)
+
+
+def test_all_tensors_go_to_another_device_and_none_of_the_frozen_ones_into_checkpoints() -> None:
+    meta = torch.device("meta")
+    for model, trained in zip(models(2), (False, True), strict=True):
+        network = HybridNetwork(model)
+        kinds = {name.rsplit(".", 1)[1] for name in network.state_dict()}
+        parameters = {"latent", "basis", "ratio", "bias", "step", "reach", "unit", "mask"}
+        assert kinds == (parameters if trained else set())
+        network.to(meta)
+        assert model_device(network) == meta
+        assert network(torch.from_numpy(images(2)).to(meta)).shape == (2, 4)
+
+
+def test_copies_are_independent_however_deep_the_network_is() -> None:
+    x = torch.from_numpy(images(4))
+    network = HybridNetwork(models(2)[1])
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        expected = network(x)
+        assert torch.equal(copied(x), expected)
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+        assert torch.equal(copied(x), expected) and not torch.equal(network(x), expected)
+    np.testing.assert_array_equal(codes(copied.exported())[0], codes(copied.model)[0])
+    net, y = Builder(0), "x"
+    for _ in range(200):
+        y = net.op("Relu", y)
+    y = net.op("Flatten", net.op("GlobalAveragePool", y))
+    deep = HybridNetwork(ir.from_proto(net.model(y)))
+    assert torch.equal(copy.deepcopy(deep)(x), deep(x))

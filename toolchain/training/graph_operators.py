@@ -1,0 +1,113 @@
+"""Operators of an ONNX graph that `HybridNetwork` runs in torch, on real numbers."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from toolchain.errors import UsageError
+from toolchain.training.hybrid_conv import convolve, quantize_through
+
+Operator = Callable[..., Tensor]
+
+
+def _constant(node: ir.Node, index: int) -> NDArray[np.generic]:
+    value = node.inputs[index]
+    if value is None or value.const_value is None:
+        raise UsageError(f"'{node.name}': input {index} of {node.op_type} is not a constant")
+    return np.array(value.const_value.numpy())
+
+
+def _quantize(node: ir.Node) -> Operator:
+    scale, zero = float(_constant(node, 1)), int(_constant(node, 2))
+    return lambda x, *_: quantize_through(x, scale, -zero, 255 - zero)
+
+
+def _dequantize(node: ir.Node) -> Operator:
+    """Constants become real; everything else is real already."""
+    source, axis = node.inputs[0], node.attributes.get_int("axis", 1)
+
+    def run(x: Tensor, scale: Tensor, *_: Tensor) -> Tensor:
+        if source is None or source.const_value is None:
+            return x
+        shape = [1] * x.ndim
+        shape[axis or 0] = -1
+        return x.float() * scale.reshape(shape)
+
+    return run
+
+
+def _conv(node: ir.Node) -> Operator:
+    ints = node.attributes.get_ints
+    strides, dilations, pads = (
+        ints(key, default) or default
+        for key, default in (("strides", [1, 1]), ("dilations", [1, 1]), ("pads", [0] * 4))
+    )
+    groups = node.attributes.get_int("group", 1) or 1
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return convolve(x, weight, bias, strides, pads, dilations, groups)
+
+    return run
+
+
+def _gemm(node: ir.Node) -> Operator:
+    transposed = node.attributes.get_int("transB", 0)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return nn.functional.linear(x, weight if transposed else weight.T, bias)
+
+    return run
+
+
+def _batch_norm(node: ir.Node) -> Operator:
+    epsilon = node.attributes.get_float("epsilon", 1e-5) or 0.0
+
+    def run(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, mean, variance, scale, bias, eps=epsilon)
+
+    return run
+
+
+def _slice(node: ir.Node) -> Operator:
+    starts, ends, axes = (_constant(node, index).tolist() for index in (1, 2, 3))
+    by = _constant(node, 4).tolist() if len(node.inputs) > 4 else [1] * len(starts)
+
+    def run(x: Tensor, *_: Tensor) -> Tensor:
+        index = [slice(None)] * x.ndim
+        for axis, start, end, step in zip(axes, starts, ends, by, strict=True):
+            index[axis] = slice(start, min(end, x.shape[axis]), step)
+        return x[tuple(index)]
+
+    return run
+
+
+def _pad(node: ir.Node) -> Operator:
+    """Pads with zeros, which is what the zero point stands for."""
+    before, after = _constant(node, 1).reshape(2, -1).tolist()
+    pairs = [p for pair in zip(before[::-1], after[::-1], strict=True) for p in pair]
+    return lambda x, *_: nn.functional.pad(x, pairs)
+
+
+def _plain(function: Operator) -> Callable[[ir.Node], Operator]:
+    return lambda node: function
+
+
+OPERATORS: Mapping[str, Callable[[ir.Node], Operator]] = {
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": _dequantize,
+    "BatchNormalization": _batch_norm,
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "Slice": _slice,
+    "Pad": _pad,
+    "GlobalAveragePool": _plain(lambda x: x.mean(dim=(2, 3), keepdim=True)),
+    "Flatten": _plain(lambda x: x.flatten(1)),
+    "Relu": _plain(torch.relu),
+    "Add": _plain(torch.add),
+}
+"""By the name in ONNX: what a node computes from its inputs. Those that say how are constants and
+read once, so that the device is not waited for."""
