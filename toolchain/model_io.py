@@ -200,7 +200,7 @@ def _sha256(files: list[Path]) -> str:
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):  # Path raises where the name is too long
         raise UnreadableError(f"{path}: is a folder, name the .onnx file in it")
     try:
         with path.open("rb") as stream:

@@ -87,6 +87,7 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path, case: str) -> None:
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.onnx")
     assert "is a folder" in refused(tmp_path)
+    assert "File name too long" in refused(tmp_path / ("m" * 300))
     assert "Not a directory" in refused(save(classifier(), tmp_path / "m.onnx") / "inner.onnx")
 
 

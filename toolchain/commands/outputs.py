@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from toolchain.errors import UsageError
 from toolchain.model_io import ensure_writable
 from toolchain.report import ensure_report_writable
 
@@ -17,7 +18,10 @@ def ensure_folder_writable(folder: Path, names: Sequence[str]) -> None:
     Raises:
         UsageError: it is a file, or it or a file in it cannot be written to.
     """
-    ensure_report_writable(folder)
+    try:
+        ensure_report_writable(folder)
+    except OSError as error:  # its name is too long
+        raise UsageError(f"cannot write {folder}: {error.strerror or error}") from error
     if folder.is_dir():
         for name in names:
             ensure_writable(folder / name)

@@ -106,7 +106,6 @@ def command(
         raise UsageError("--max-drop and --eval go together")
     if timings is not None and optimize_for != "latency":
         raise UsageError("--timings goes with --optimize-for latency")
-    known = load_times(timings) if timings is not None else {}
     watch = Stopwatch()
     with watch.stage("load"):
         opened = open_model(model)
@@ -115,6 +114,7 @@ def command(
         read += external_files(model, opened.model)
         targets = () if dry_run else (target, rejected_path(target))
         _check_paths(targets, read, report, timings)
+        known = load_times(timings) if timings is not None else {}
         calibration = _open(calib, opened)
         gates = Gates(
             max_size=max_size,

@@ -322,6 +322,12 @@ BAD_USAGE = {
     "unknown flag": (["--pass", "penni", "--ouput", "x"], "--output"),
     "output folder missing": (["--pass", "penni", "-o", "none/x.onnx"], "no folder"),
     "output is the input": (["--pass", "penni", "-o", "{model}"], "is an input"),
+    "output name too long": (["--pass", "penni", "-o", "m" * 300], "name too long"),
+    "report name too long": (["--pass", "penni", "--report", "r" * 300], "name too long"),
+    "timings name too long": (
+        ["--pass", "penni", "--optimize-for", "latency", "--timings", "t" * 300],
+        "name too long",
+    ),
     "report is a file": (["--pass", "penni", "--report", "{model}"], "is a file"),
     "gate without data": (["--pass", "penni", "--max-drop", "1"], "go together"),
     "limit that is no number": (["--pass", "penni", "--max-size", "nan"], "not a finite number"),
