@@ -1,5 +1,7 @@
 """Sizes: of all values for one choice of the dynamic ones, and those that are written out."""
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +21,15 @@ _PRIMES = (
     (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157),
     (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47),
 )
+_EXTREMES = (
+    (1,),
+    (2, 4, 6),
+    (10007, 10009, 10037, 10039, 10061, 10067, 10069, 10079, 10091, 10093, 10099, 10103),
+)
+"""Below and above the bounds that a part of an axis may have; a model need not take them."""
 _SHAPE_BYTES = 1000
+_FOLDED = 2**18
+"""Elements above which a constant is not computed."""
 _BATCH = "first axis"
 
 
@@ -29,46 +39,69 @@ def sample_sizes(model: ir.Model) -> dict[str, Shape]:
     How a Reshape divides axes can then be read from numbers alone. Large primes are taken
     unless a fixed size, such as the length of a table of positions, does not allow them.
     """
-    candidates = [_infer(model, primes) for primes in _PRIMES]
+    candidates = [_infer(model, _unlike_weights(model, primes)) for primes in _PRIMES]
     return max(candidates, key=lambda sizes: sum(None not in shape for shape in sizes.values()))
 
 
 def fixed_sizes(model: ir.Model) -> dict[str, Shape]:
-    """Sizes of all values, by name, None where they depend on a dynamic one."""
-    one, other = (_infer(model, primes) for primes in _PRIMES)
-    return {
+    """Sizes of all values, by name, None where they depend on a dynamic one.
+
+    Two choices of primes give the same, and inference finds it while the dynamic sizes are open.
+    What it does not find, as the size of a Reshape to -1, no extreme choice may give another: what
+    is cut to 5 is 5 long with either prime, and shorter where the dynamic size is.
+    """
+    one, other = (_infer(model, _unlike_weights(model, primes)) for primes in _PRIMES)
+    fixed = {
         name: tuple(a if a == b else None for a, b in zip(shape, other[name], strict=True))
         for name, shape in one.items()
         if name in other and len(shape) == len(other[name])
     }
+    found = _infer(model)
+    if all(_includes(found.get(name), shape) for name, shape in fixed.items()):
+        return fixed
+    for extreme in _EXTREMES:
+        given = _infer(model, extreme)
+        fixed = {
+            name: tuple(map(_unless_other, shape, given.get(name, shape)))
+            for name, shape in fixed.items()
+            if len(given.get(name, shape)) == len(shape)
+        }
+    return fixed
 
 
-def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
-    register_schemas()
-    copy = model.clone()
-    use_stand_ins(copy)
+def _includes(found: Shape | None, shape: Shape) -> bool:
+    """Whether all sizes that are known of a shape are found."""
+    known = found if found is not None and len(found) == len(shape) else (None,) * len(shape)
+    return all(size in (None, other) for size, other in zip(shape, known, strict=True))
+
+
+def _unless_other(size: int | None, given: int | None) -> int | None:
+    """A size, or None where it is given another; none is given by 0 or less, of too small maps."""
+    return size if given is None or given < 1 or given == size else None
+
+
+def _unlike_weights(model: ir.Model, primes: tuple[int, ...]) -> tuple[int, ...]:
+    """Those that no axis of a weight has as its size, or all."""
     known = {
         size
-        for value in copy.graph.initializers.values()
+        for value in model.graph.initializers.values()
         if value.const_value is not None
         for size in value.const_value.shape
     }
-    free = iter([prime for prime in primes if prime not in known] * 8)
-    symbols: dict[str | None, int] = {}
-    for value in copy.graph.inputs:
-        if value.shape is not None and not value.is_initializer():
-            batch = [d for d in value.shape[:1] if isinstance(d, ir.SymbolicDim)]
-            symbols.update({dim.value: symbols[_BATCH] for dim in batch if _BATCH in symbols})
-            value.shape = ir.Shape([_fixed(dim, symbols, free) for dim in value.shape])
-            if batch:  # the first axes of all inputs are taken to be the same size
-                symbols[_BATCH] = symbols[batch[0].value]
+    return tuple(prime for prime in primes if prime not in known) or primes
+
+
+def _infer(model: ir.Model, choice: tuple[int, ...] = ()) -> dict[str, Shape]:
+    """Sizes of all values, by name; dynamic ones stay open, or are those of a choice, in turns."""
+    register_schemas()
+    copy = model.clone()
+    use_stand_ins(copy)
     for node in copy.graph:
         for value in node.outputs:
-            if node.domain == "" or value.shape is None:
+            if node.domain == "":
                 value.shape = None
-            else:
-                dims = [_fixed(dim, symbols, None) for dim in value.shape]
-                value.shape = None if None in dims else ir.Shape(dims)
+    if choice:
+        _choose(copy, choice)
     for value in copy.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None:  # a folded constant may still have the open sizes of its node
@@ -77,17 +110,36 @@ def _infer(model: ir.Model, primes: tuple[int, ...]) -> dict[str, Shape]:
             value.const_value = ir.tensor(tensor.numpy(), name=value.name)
     sizes = _inferred(copy)
     values = [value.name for node in copy.graph for value in node.outputs]
-    if any(None in sizes.get(name or "", (None,)) for name in values):
+    if choice and any(None in sizes.get(name or "", (None,)) for name in values):
         optimizer.fold_constants(copy, onnx_shape_inference=True, should_fold=_computes_sizes)
         sizes |= _inferred(copy)
     return sizes
 
 
+def _choose(model: ir.Model, choice: tuple[int, ...]) -> None:
+    """Gives every dynamic size of the inputs one of a choice, and drops those made elsewhere."""
+    free = itertools.cycle(choice)
+    symbols: dict[str | None, int] = {}
+    for value in model.graph.inputs:
+        if value.shape is not None and not value.is_initializer():
+            batch = [d for d in value.shape[:1] if isinstance(d, ir.SymbolicDim)]
+            symbols.update({dim.value: symbols[_BATCH] for dim in batch if _BATCH in symbols})
+            value.shape = ir.Shape([_fixed(dim, symbols, free) for dim in value.shape])
+            if batch:  # the first axes of all inputs are taken to be the same size
+                symbols[_BATCH] = symbols[batch[0].value]
+    for value in (value for node in model.graph for value in node.outputs):
+        if value.shape is not None:
+            dims = [_fixed(dim, symbols, None) for dim in value.shape]
+            value.shape = None if None in dims else ir.Shape(dims)
+
+
 def _computes_sizes(node: ir.Node) -> bool | None:
-    """False for nodes that read tables: the sizes assumed here may be beyond their rows."""
+    """False for nodes that read tables, beyond whose rows the sizes may be, or make large ones."""
     tensors = [None if value is None else value.const_value for value in node.inputs]
     table = any(tensor is not None and tensor.dtype.is_floating_point() for tensor in tensors)
-    return False if table else None
+    shapes = (value.shape for value in node.outputs if value.shape is not None)
+    elements = (math.prod(size for size in shape if isinstance(size, int)) for shape in shapes)
+    return False if table or any(count > _FOLDED for count in elements) else None
 
 
 def _inferred(model: ir.Model) -> dict[str, Shape]:

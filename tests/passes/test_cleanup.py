@@ -12,7 +12,7 @@ from passes.cleanup import OpsetError, finish, prepare
 from runtimes.external_data import load_external
 from runtimes.operators import DOMAIN, MIN_IR_VERSION, MIN_OPSET
 from tests.helpers import classifier, parse, parse_ir
-from tests.passes.channel_models import check, difference
+from tests.passes.channel_models import check, difference, run
 
 TOLERANCE = 1e-5
 
@@ -248,6 +248,52 @@ def test_constants_become_initializers_and_constant_subgraphs_are_folded() -> No
     weight = node.inputs[1]
     assert weight is not None and weight.const_value is not None
     np.testing.assert_array_equal(weight.const_value.numpy(), [[2, 4], [6, 8]])
+
+
+BOUNDED = {
+    "cut off behind": "a = Slice (x, zero, five, one)",
+    "cut off before": "a = Slice (x, many, end, one)",
+    "filled up": """size = Shape (x)
+        length = Gather (size, one)
+        short = Sub (many, length)
+        missing = Max (short, zero)
+        pads = Concat <axis = 0> (zero, zero, zero, zero, missing, zero)
+        a = Pad (x, pads)""",
+}
+
+
+@pytest.mark.parametrize("case", BOUNDED)
+@pytest.mark.parametrize("length", [1, 3, 5, 9, 400])
+def test_a_size_that_only_some_inputs_have_is_read_at_run_time(case: str, length: int) -> None:
+    numbers = {"zero": 0, "one": 1, "five": 5, "many": 300, "end": 2**40}
+    model = parse(
+        f"""g (float[N, T, 8] x) => (float[N, 8] y) {{
+            {BOUNDED[case]}
+            sizes = Shape (a)
+            number = Gather (sizes, one)
+            count = Cast <to = 1> (number)
+            sum = ReduceSum <keepdims = 0> (a, one)
+            y = Mul (sum, count)
+        }}""",
+        {name: np.array([number]) for name, number in numbers.items()},
+    )
+    before, after = ir.from_proto(model), prepare(ir.from_proto(model))
+    np.testing.assert_allclose(run(before, length)[0], run(after, length)[0], rtol=1e-5)
+
+
+def test_a_fixed_size_behind_a_reshape_is_written_out() -> None:
+    model = parse(
+        """g (float[N, 4, 6] x) => (float[N, 3, 8] y) {
+            a = Reshape (x, three)
+            sizes = Shape (a)
+            last = Gather (sizes, two)
+            count = Cast <to = 1> (last)
+            y = Mul (a, count)
+        }""",
+        {"three": np.array([0, 3, -1]), "two": np.array(2)},
+    )
+    _, after = prepared(model)
+    assert [node.op_type for node in after.graph] == ["Reshape", "Mul"]
 
 
 def test_unnamed_layers_are_named_after_their_weights() -> None:
