@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -34,12 +33,12 @@ def open_source(source: str) -> Callable[[], Chunks]:
         UnreadableError: there is no such file, folder or function.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # False where the name is too long for one, Path raises there
         files = sorted(path.glob("*.npz"))
         if not files:
             raise UnreadableError(f"{source}: no .npz files in this folder")
         return lambda: (chunk for file in files for chunk in _read_npz(file))
-    if path.is_file():
+    if os.path.isfile(path):
         return lambda: _read_npz(path)
     if _FUNCTION.fullmatch(source):
         function = find_function(source)
@@ -52,8 +51,8 @@ def open_source(source: str) -> Callable[[], Chunks]:
 def source_sha256(source: str) -> str | None:
     """Hash of the file, or of the files of the folder in name order; None for a function."""
     path = Path(source)
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
-    if not all(file.is_file() for file in files):
+    files = sorted(path.glob("*.npz")) if os.path.isdir(path) else [path]
+    if not all(os.path.isfile(file) for file in files):
         return None
     digest = hashlib.sha256()
     for file in files:
@@ -73,7 +72,9 @@ def _read_npz(path: Path) -> Chunks:
                 )
             with loaded as file:
                 arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UnreadableError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise whatever a damaged file runs into
         raise UnreadableError(
             f"{path}: not a readable .npz file, or cut off; save it with np.savez"
         ) from error

@@ -177,6 +177,17 @@ def test_files_that_are_no_npz(tmp_path: Path, content: bytes) -> None:
         open_data(str(path), IMAGE)
 
 
+@pytest.mark.parametrize("place", [60, 90, 200])
+def test_damaged_npz(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, input=images(2))
+    content = bytearray(path.read_bytes())
+    content[place : place + 20] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(UnreadableError, match="not a readable"):
+        open_data(str(path), IMAGE)
+
+
 def test_single_array(tmp_path: Path) -> None:
     np.save(tmp_path / "d.npy", images(1))
     with pytest.raises(UnreadableError, match="is a single array"):
@@ -186,8 +197,9 @@ def test_single_array(tmp_path: Path) -> None:
 def test_empty_folder_and_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match="files in this folder"):
         open_data(str(tmp_path), IMAGE)
-    with pytest.raises(UnreadableError, match="no such file"):
-        open_data(str(tmp_path / "none.npz"), IMAGE)
+    for name in ("none.npz", "x" * 300):
+        with pytest.raises(UnreadableError, match="no such file"):
+            open_data(str(tmp_path / name), IMAGE)
 
 
 MODULE = """
@@ -232,6 +244,12 @@ def test_function(module: str) -> None:
     assert sizes(data, 4) == [4, 1]
     assert data.sha256 == open_data(f"{module}:good", IMAGE).sha256
     assert sys.path == before
+
+
+def test_a_function_may_have_a_longer_name_than_a_file(module: str) -> None:
+    name = "long_" * 60
+    Path(f"{module}.py").write_text(f"{MODULE}\n{name} = good\n")
+    assert sizes(open_data(f"{module}:{name}", IMAGE), 4) == [4, 1]
 
 
 @pytest.mark.parametrize(
