@@ -6,15 +6,18 @@ executes a plan, its own or one read from a file, and decides nothing.
 """
 
 import fnmatch
+import types
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import onnx_ir as ir
 
 from passes.layerwise import LayerTimer, LayerwiseCalibration
 
+T = TypeVar("T")
 Setting = str | int | float | bool | None
 Progress = Callable[[int, int, str], None]
 """Called with (layers done, layers in all, what is being worked on)."""
@@ -121,19 +124,61 @@ class Plan:
         """
         try:
             layers = tuple(_decision_from_json(layer) for layer in data["layers"])
-            return cls(
-                pass_name=data["pass_name"],
-                config=dict(data["config"]),
-                layers=layers,
-                notes=tuple(data.get("notes", ())),
-            )
+            notes = tuple(data.get("notes", ()))
+            return _checked(cls, {**data, "layers": layers, "notes": notes})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"not a plan written by optc: {error}") from error
 
 
 def _decision_from_json(data: Mapping[str, Any]) -> LayerDecision:
-    costs = {key: Cost(**data[key]) for key in ("before", "after")}
-    return LayerDecision(**{**data, **costs})
+    where = f"layer '{data['layer']}'"
+    costs = {key: _checked(Cost, data[key], f"{where}, {key}") for key in ("before", "after")}
+    return _checked(LayerDecision, {**data, **costs}, where)
+
+
+def _checked(kind: type[T], data: Any, where: str = "") -> T:
+    """An object of a dataclass, every field of which has the type that it declares.
+
+    Raises:
+        TypeError: a field is missing, unknown or of the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise TypeError(f"{where} is {data!r}, expected a mapping")
+    hints = typing.get_type_hints(kind)
+    for key, value in data.items():
+        if key in hints and not _is_of(value, hints[key]):
+            place = f"{where}: " if where else ""
+            raise TypeError(f"{place}{key} is {value!r}, expected {_describe(hints[key])}")
+    return kind(**data)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared type; JSON has no other number for 1.0 than 1."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin is types.UnionType:
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, parts[0]) for each in value)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_is_of(each, parts[1]) for each in value.values())
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " or ".join(f"'{part}'" for part in parts)
+    if origin is types.UnionType:
+        return " or ".join(_describe(part) for part in parts)
+    if origin is Mapping:
+        return f"a mapping to {_describe(parts[1])}"
+    if origin is tuple:
+        return f"a list of {_describe(parts[0])}"
+    return "null" if hint is types.NoneType else str(hint.__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,43 @@ def test_an_unknown_field_of_a_layer_is_refused() -> None:
         Plan.from_json(data)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layer", [1], r"layer is \[1\], expected str"),
+        ("action", "drop", "action is 'drop', expected 'apply' or 'keep'"),
+        ("reason", None, "reason is None, expected str"),
+        ("before", None, "before is None, expected a mapping"),
+        ("before", {"parameters": None, "macs": 1, "nbytes": 1}, "parameters is None, .* int"),
+        ("after", {"parameters": 1, "macs": 1.5, "nbytes": 1}, "macs is 1.5, .* int or null"),
+        ("settings", None, "settings is None, expected a mapping to str or int"),
+        ("settings", {"rank": [3]}, "settings is"),
+        ("predicted_error", "x", "predicted_error is 'x', expected float or null"),
+        ("measured_error", True, "measured_error is True"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(field: str, value: object, message: str) -> None:
+    data = json.loads(json.dumps(PLAN.to_json()))
+    data["layers"][0][field] = value
+    with pytest.raises(PlanError, match=message):
+        Plan.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("pass_name", ["penni"]), ("config", {"rank": []}), ("notes", [1]), ("colour", "red")],
+)
+def test_a_wrong_field_of_a_plan_is_named(field: str, value: object) -> None:
+    with pytest.raises(PlanError, match=field):
+        Plan.from_json({**json.loads(json.dumps(PLAN.to_json())), field: value})
+
+
+def test_whole_numbers_are_numbers() -> None:
+    data = json.loads(json.dumps(PLAN.to_json()))
+    data["layers"][0]["predicted_error"] = 0
+    assert Plan.from_json(data).layers[0].predicted_error == 0
+
+
 def test_a_layer_that_is_kept_predicts_no_change() -> None:
     kept = keep(DECISION, "would be slower")
     assert not kept.applies
