@@ -114,7 +114,8 @@ def read_document(path: Path, what: str = "recipe") -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, TOML or a date
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        # ValueError: not UTF-8, TOML or a date; RecursionError: too many brackets
         reason = " ".join(str(error).split())
         raise UnreadableError(f"{what} {path}: {reason}") from error
 
@@ -160,7 +161,7 @@ def load_plans(path: Path) -> tuple[Plan, ...]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         plans = tuple(Plan.from_json(plan) for plan in document["plans"])
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UnreadableError(f"plan {path}: {' '.join(str(reason).split())}") from error
     if not plans:

@@ -8,7 +8,15 @@ import pytest
 import passes
 from passes.framework import CompressionPass, ConfigError, Context, Plan
 from toolchain.errors import UnreadableError, UsageError
-from toolchain.recipe import PassSpec, Recipe, build_pass, load_recipe, parse_pass, parse_recipe
+from toolchain.recipe import (
+    PassSpec,
+    Recipe,
+    build_pass,
+    load_plans,
+    load_recipe,
+    parse_pass,
+    parse_recipe,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +214,7 @@ def test_a_value_of_another_type_is_refused_not_rounded(
         ("r.yaml", b"version: 1\nseed: 2020-99-99\npasses: [shrink]"),
         ("r.yaml", b"version: \xff\xfe"),
         ("r.yaml", b"!!python/object:os.system {}"),
+        ("r.yaml", b"[" * 3000),
         ("r.toml", b"version = "),
     ],
 )
@@ -218,6 +227,29 @@ def test_files_that_cannot_be_read_are_named_in_one_line(
         load_recipe(path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "recursion"),
+        ('{"plans": []}', "no plans in it"),
+        ('{"plans": [5]}', "not a plan"),
+        ('{"plans": [{"pass_name": ["squash"], "config": {}, "layers": []}]}', "pass_name is"),
+    ],
+)
+def test_files_without_plans_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    with pytest.raises(UnreadableError, match=rf"p\.json: .*{message}"):
+        load_plans(path)
+
+
+def test_a_plan_of_an_unknown_pass_names_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('{"plans": [{"pass_name": "squish", "config": {}, "layers": []}]}')
+    with pytest.raises(UsageError, match="unknown pass 'squish', did you mean 'squash'"):
+        load_plans(path)
 
 
 def test_missing_file() -> None:
