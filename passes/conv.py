@@ -1,6 +1,6 @@
 """Reads ONNX Conv nodes as plain arrays and attributes, and replaces nodes in a graph."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,15 @@ def free_name(graph: ir.Graph, name: str) -> str:
     """The name, or with a number behind it where a value of the graph has it already."""
     taken = set(graph.initializers) | {value.name for value in graph.inputs}
     taken |= {output.name for node in graph for output in node.outputs}
+    return _numbered(name, taken)
+
+
+def free_node_name(graph: ir.Graph, name: str) -> str:
+    """The name, or with a number behind it where a node of the graph has it already."""
+    return _numbered(name, {node.name for node in graph})
+
+
+def _numbered(name: str, taken: Container[str | None]) -> str:
     candidate, count = name, 1
     while candidate in taken:
         count += 1

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.conv import free_name, replace_node
+from passes.conv import free_name, free_node_name, replace_node
 from passes.cost import layer_name
 from passes.linear import LinearLayer, LinearUse, bias_add, bias_value
 from passes.split import make_nodes
@@ -45,7 +45,10 @@ def _replace(
         _shift(model, node, row)
     elif use.bias is not None or row.any():
         bias = _constant(model, f"{use.name}.svd.bias", row)
-    replace_node(node, make_nodes(use, x, result.split, factors, bias), [])
+    first, second = make_nodes(use, x, result.split, factors, bias)
+    first.name = free_node_name(model.graph, first.name or "")
+    first.outputs[0].name = free_name(model.graph, first.outputs[0].name or "")
+    replace_node(node, [first, second], [])
 
 
 def _shift(model: ir.Model, node: ir.Node, row: NDArray[np.float32]) -> None:
