@@ -63,7 +63,7 @@ def group_size(layer: Layer, architecture: Architecture) -> int:
     """
     array = architecture.array
     assert isinstance(array, ScnnArray)
-    needed = math.prod(
+    needed: int = math.prod(
         -(-(-(-size // array.grid) + dilation * (taps - 1)) // stride)
         for size, taps, stride, dilation in zip(
             layer.x.shape[1:],
