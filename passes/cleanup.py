@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes of weights above which a model cannot pass through onnx's C++ functions in memory."""
 
+TRACES = ("pkg.torch.", "namespace")
+"""How keys of metadata begin that torch's exporter gives to nodes and values."""
+
 _FOLD_BATCHNORM = RewriteRuleSet(
     [
         fuse_batchnorm_into_conv_rule,
@@ -170,7 +173,7 @@ def _normalises_by_batch(node: ir.Node) -> bool:
 
 
 def finish(model: ir.Model) -> ir.Model:
-    """Removes what is unused and completes the shapes of values, in place."""
+    """Removes what is unused, notes of torch's exporter too, and completes shapes, in place."""
     register_schemas()
     outputs = (value for node in model.graph for value in node.outputs)
     has_shapes = any(value.shape is not None and not value.is_graph_output() for value in outputs)
@@ -182,12 +185,21 @@ def finish(model: ir.Model) -> ir.Model:
         common.TopologicalSortPass(),
     ):
         cleanup(model)
+    _drop_traces(model)
     for function in model.functions.values():  # onnxruntime wants them in the model as well
         for domain, version in function.opset_imports.items():
             model.graph.opset_imports.setdefault(domain, version)
     if has_shapes and weight_bytes(model) < PROTOBUF_LIMIT:
         common.ShapeInferencePass()(model)
     return model
+
+
+def _drop_traces(model: ir.Model) -> None:
+    """Drops what torch's exporter notes for debugging: stack traces, with paths of its machine."""
+    for node in model.graph.all_nodes():
+        for owner in (node, *node.outputs):
+            for key in [k for k in owner.metadata_props if k.startswith(TRACES)]:
+                del owner.metadata_props[key]
 
 
 def _raise_opset(model: ir.Model) -> ir.Model:

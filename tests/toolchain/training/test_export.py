@@ -111,3 +111,8 @@ def test_factors_take_the_scale_of_each_output() -> None:
     )
     with pytest.raises(VerificationError, match="layer 'c' was changed"):
         scaled_factors(changed, factors)
+
+
+def test_a_file_says_nothing_of_the_machine_that_it_was_made_on(trained: nn.Module) -> None:
+    text = str(ir.to_proto(exported(trained, torch.zeros(2, 1, 8, 8))))
+    assert "stack_trace" not in text and ".py" not in text
