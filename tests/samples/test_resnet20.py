@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
+from passes.cleanup import prepare
+from passes.cost import model_cost
 from samples.benchmarks.penni_accuracy import needed_bytes
 from samples.make_data import unpack_samples
 from toolchain import cli
@@ -37,6 +40,16 @@ def test_three_tenths_of_the_parameters_keep_the_accuracy(folder, capsys) -> Non
     assert after["nbytes"] < 0.36 * before["nbytes"]
     score = run(capsys, "eval", small, "--data", folder / "eval.npz", "--baseline", MODEL)
     assert score["drop_points"] <= 1.5  # one image is 0.1; the full test set shows 0.5
+
+
+def test_the_trained_model_keeps_the_accuracy_and_lacks_what_it_says(folder, capsys) -> None:
+    trained = MODEL.with_name("resnet20_cifar10_penni.onnx")
+    before, after = (model_cost(prepare(ir.load(path))) for path in (MODEL, trained))
+    assert after.parameters <= 0.25 * before.parameters
+    assert after.macs <= 0.42 * before.macs
+    assert trained.stat().st_size <= 1.1 * needed_bytes(trained)
+    score = run(capsys, "eval", trained, "--data", folder / "eval.npz", "--baseline", MODEL)
+    assert score["drop_points"] <= 1.0  # the full test set shows 0.3
 
 
 def test_a_run_without_data_is_honest_about_it(folder, capsys) -> None:
