@@ -130,13 +130,16 @@ def _fix_symbol(model: ir.Model, symbol: str | None, size: int) -> None:
 
 
 def _layer_macs(model: ir.Model) -> dict[int, int | None]:
-    """Work of every layer for one sample, by position of the node in the main graph."""
+    """Work of every layer for one sample, by position of the node in the main graph.
+
+    Rounded up: a layer that works once for all samples costs each of them a little, not nothing.
+    """
     shaped, samples = with_sample_shapes(model)
     macs: dict[int, int | None] = {}
     for index, node in enumerate(shaped.graph):
         if is_layer(node):
             total = _work(node)(node)
-            macs[index] = None if total is None else total // samples
+            macs[index] = None if total is None else -(-total // samples)
     return macs
 
 

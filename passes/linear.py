@@ -102,8 +102,11 @@ class LinearLayer:
         return matrix.astype(np.float64) * self.scale
 
     def positions(self, use: LinearUse) -> int | None:
-        """Output rows of one sample: pixels, or tokens."""
-        return None if use.output is None else prod(use.output) // self.outputs // self.samples
+        """Output rows of one sample: pixels, or tokens; None where samples do not divide them."""
+        if use.output is None:
+            return None
+        rows, rest = divmod(prod(use.output), self.outputs * self.samples)
+        return rows if rows and not rest else None
 
 
 def read_layers(model: ir.Model) -> tuple[list[LinearLayer], dict[str, str]]:

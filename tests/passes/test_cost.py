@@ -63,6 +63,12 @@ CASES = {
         {"w": ones(2, 3, 1, 1)},
         Cost(parameters=6, macs=2 * 16 * 3, nbytes=24),
     ),
+    "work that all samples share": (
+        """g (float[70, 8] t, float[1, 7] x) => (float[1, 3] y)
+        { [layer] y = Gemm (x, w) }""",
+        {"w": ones(7, 3)},
+        Cost(parameters=21, macs=1, nbytes=4 * 21),
+    ),
     "unknown image size": (
         """g (float[N, 3, H, W] x) => (float[N, 2, H, W] y)
         { [layer] y = Conv (x, w) }""",

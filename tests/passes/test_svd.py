@@ -233,6 +233,18 @@ def test_ranks_are_multiples_and_what_does_not_pay_is_left() -> None:
     assert all("does not pay: break-even rank is" in each.reason for each in plan.layers)
 
 
+def test_layer_of_other_samples_pays_by_its_parameters() -> None:
+    """Its rows are not those of the first input: how many a sample has is unknown."""
+    model = parse_ir(
+        "g (float[70, 8] t, float[1, 32] x) => (float[1, 64] y) { [fc] y = Gemm (x, w) }",
+        {"w": np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)},
+    )
+    [layer], _ = read_layers(model)
+    assert layer.positions(layer.uses[0]) is None
+    [decision] = split(model, SvdConfig(rank=2)).layers
+    assert decision.applies and decision.after.macs is None
+
+
 def test_energy_is_kept() -> None:
     model = convolutions()
     plan = SvdPass(SvdConfig(energy=0.9, multiple=1)).analyse(model)
