@@ -34,7 +34,7 @@ class Part:
     def left(self, kept: Mask) -> float:
         """Size when only `kept` (ids in all,) stay."""
         size = self.size
-        for factor in self.factors:
+        for factor in self.factors if size else ():  # without elements there is no share
             size *= float(reduce(np.logical_and, (kept[ids] for ids in factor)).mean())
         return size
 
@@ -58,7 +58,7 @@ class Budget:
     def excess(self, kept: Mask) -> float:
         """Share of the model that is too much when only `kept` (ids in all,) stay, or ≤ 0."""
         left = round(self.total - self.saved(kept))
-        return left / self.total - self.share
+        return left / self.total - self.share if self.total else 0.0
 
     def saved(self, kept: Mask) -> float:
         """What is saved when only `kept` (ids in all,) stay."""

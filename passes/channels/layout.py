@@ -124,8 +124,7 @@ def without_dims(layout: Layout, gone: Sequence[int], rank: int) -> Layout:
     dims = tuple(dim for dim in layout.dims if not any(dim is labelled[i] for i in gone))
     constants = layout.constants
     for i in sorted(gone, reverse=True):  # constant only if it is so everywhere
-        low, high = constants.min(axis=i), constants.max(axis=i)
-        constants = np.where(low == high, low, np.nan)
+        constants = _common(constants, (i,))
     ids = tuple(array[index] for i, array in enumerate(layout.ids) if i not in gone)
     return Layout(rank=rank, dims=dims, ids=ids, constants=constants)
 
@@ -152,9 +151,14 @@ def axis_constants(layout: Layout, axis: int) -> Constants:
     full = np.broadcast_to(layout.constants, layout.sizes)
     others = tuple(i for i, dim in enumerate(layout.labelled) if dim.axis != axis)
     if others:
-        low, high = full.min(axis=others), full.max(axis=others)
-        full = np.where(low == high, low, np.nan)
+        full = _common(full, others)
     return spread_over_axis(layout, axis, full)
+
+
+def _common(constants: Constants, axes: tuple[int, ...]) -> Constants:
+    """The constant along some axes, NaN where it differs or there is none."""
+    low = constants.min(axis=axes, initial=np.inf)
+    return np.where(low == constants.max(axis=axes, initial=-np.inf), low, np.nan)
 
 
 def spread_over_axis(layout: Layout, axis: int, array: NDArray[Any]) -> NDArray[Any]:

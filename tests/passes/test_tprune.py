@@ -13,6 +13,7 @@ from passes.framework import ConfigError, Plan, PlanError
 from passes.tprune import TprunePass, mask_lines
 from passes.tprune_budget import mac_budget
 from passes.tprune_config import TpruneConfig
+from tests.helpers import parse_ir
 from tests.passes.channel_models import Net, check, difference, run, widths
 
 WIDTH, HEADS = 16, 2
@@ -280,6 +281,22 @@ def test_a_plan_survives_json_and_foreign_plans_are_refused():
 def test_budgets_out_of_reach_are_an_error():
     with pytest.raises(ConfigError, match=r"params=0.01 cannot be reached: 0\.\d+ of the model"):
         TprunePass(TpruneConfig(params=0.01)).analyse(single(feed))
+
+
+@pytest.mark.parametrize("options", [{"params": 0.6}, {"macs": 0.6}])
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("g (float[N, 3] x) => (float[N, 3] y) { y = Relu (x) }", {}),
+        (
+            "g (float[N, 0] x) => (float[N, 3] y) { [mm] y = MatMul (x, w) }",
+            {"w": np.zeros((0, 3), np.float32)},
+        ),
+    ],
+)
+def test_models_without_elements_in_weights_stay(options, text, weights):
+    plan = TprunePass(TpruneConfig(**options)).analyse(parse_ir(text, weights))
+    assert not plan.applied
 
 
 @pytest.mark.parametrize("block", ["attention", "packed", "rotary", "gated", "tokens"])
