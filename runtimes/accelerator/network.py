@@ -145,7 +145,8 @@ def run_network(model: ir.Model, feeds: Mapping[str, Array]) -> Workload:
         for node, reason in run.reasons.items()
         if node not in fused and node.op_type not in FREE
     )
-    outputs = {value.name or "": run.values[value.name or ""] for value in model.graph.outputs}
+    found = {value.name or "": run.lookup(value) for value in model.graph.outputs}
+    outputs = {name: array for name, array in found.items() if array is not None}
     return Workload(layers=tuple(layers), host=host, outputs=outputs)
 
 
