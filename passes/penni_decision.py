@@ -42,7 +42,7 @@ def decide(
     )
     if layer is None or plan is None:
         return decision
-    setting, (K, C) = plan.setting, layer.weight.shape[:2]
+    setting, (K, C) = _with_a_block(plan.setting), layer.weight.shape[:2]
     coefficients = K * C * setting.rank
     stored = coefficients if setting.keep is None else setting.keep
     after = _predicted_cost(layer, setting.rank, stored, setting.pair)
@@ -70,6 +70,13 @@ def decide(
         },
         predicted_error=plan.predicted_error,
     )
+
+
+def _with_a_block(setting: LayerSetting) -> LayerSetting:
+    """Keeps a coefficient, or those of a pair, where a small share of them is less than one."""
+    if setting.keep is None or setting.threshold is not None:
+        return setting
+    return replace(setting, keep=max(setting.keep, setting.rank if setting.pair else 1))
 
 
 def _predicted_cost(layer: ConvLayer, rank: int, stored: int, pair: bool) -> Cost:

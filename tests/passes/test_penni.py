@@ -186,6 +186,19 @@ def test_options_that_make_no_sense_are_refused(options, message) -> None:
         PenniConfig(**options)
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(("granularity", "kept"), [("element", 1), ("pair", 5)])
+def test_a_tiny_density_keeps_something_of_every_layer(
+    calibration, calibrated, granularity, kept
+) -> None:
+    context, model = Context(calibration=calibration if calibrated else None), network()
+    config = PenniConfig(rank=5, density=1e-5, granularity=granularity, min_weights=0, shrink=False)
+    step = PenniPass(config, context)
+    step.apply(model, step.analyse(model))
+    layers = [read_weights(node) for node in model.graph if is_decomposed_conv(node)]
+    assert [np.count_nonzero(weights.coefficients) for weights in layers] == [kept] * 3
+
+
 def test_impossible_budgets_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"params=0\.02 cannot be reached"):
         decide(network(), params=0.02)
