@@ -33,8 +33,8 @@ def load_model(path: Path) -> ir.Model:
     """Reads a model and checks it.
 
     Raises:
-        UnreadableError: the file is missing, damaged, not ONNX, invalid, has weights that are not
-            finite, or its external data is missing or too short.
+        UnreadableError: the file is missing, damaged, not ONNX, invalid, has weights that are
+            sparse tensors or not finite, or its external data is missing or too short.
     """
     _check_file(path)
     try:
@@ -49,6 +49,7 @@ def load_model(path: Path) -> ir.Model:
         raise UnreadableError(f"{path}: not an ONNX model: it has no graph")
     _check_external_data(path, model)
     _check_valid(path)
+    _check_dense(path, model)
     _check_sizes(path, model)
     problem = not_finite(model)
     if problem is not None:
@@ -249,6 +250,18 @@ def _check_valid(path: Path) -> None:
         onnx.checker.check_model(str(path))
     except Exception as error:  # the C++ checker raises ValidationError, RuntimeError and others
         raise UnreadableError(f"{path}: not a valid model: {_one_line(error)}") from error
+
+
+def _check_dense(path: Path, model: ir.Model) -> None:
+    """Refuses sparse tensors: the reader leaves them out, and what reads them without a source."""
+    for graph in model.graphs():
+        read = (value for node in graph for value in node.inputs if value is not None)
+        for value in (*read, *graph.outputs):
+            if not (value.producer() or value.is_graph_input() or value.is_initializer()):
+                raise UnreadableError(
+                    f"{path}: weight '{value.name}' is a sparse tensor, which optc does not read; "
+                    "export the model again with dense weights"
+                )
 
 
 def _check_sizes(path: Path, model: ir.Model) -> None:

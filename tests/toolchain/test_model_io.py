@@ -135,6 +135,27 @@ def test_an_infinite_mask_is_no_weight(tmp_path: Path) -> None:
     load_model(save(model, tmp_path / "m.onnx"))
 
 
+@pytest.mark.parametrize("read", ["a layer", "nothing", "a branch"])
+def test_sparse_weights_are_refused(tmp_path: Path, read: str) -> None:
+    body = {
+        "a layer": "y = Add (x, w)",
+        "nothing": "y = Relu (x)",
+        "a branch": """y = If (c) <
+            then_branch = t () => (float[2] a) { a = Add (x, w) },
+            else_branch = e () => (float[2] b) { b = Relu (x) }
+        >""",
+    }[read]
+    output = ", float[2] w" if read == "nothing" else ""
+    model = parse(f"g (float[2] x, bool c) => (float[2] y{output}) {{ {body} }}")
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [3.0])
+    places = onnx.helper.make_tensor("places", onnx.TensorProto.INT64, [1], [1])
+    sparse = onnx.helper.make_sparse_tensor(weight, places, [2])
+    model.graph.sparse_initializer.append(sparse)
+    onnx.checker.check_model(model)
+    message = refused(save(model, tmp_path / "m.onnx"))
+    assert "weight 'w' is a sparse tensor, which optc does not read" in message
+
+
 def test_external_weights_are_read(tmp_path: Path) -> None:
     model = load_model(external(tmp_path / "m.onnx"))
     save_model(model, tmp_path / "out.onnx")
