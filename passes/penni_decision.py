@@ -139,6 +139,6 @@ def _read_count(given: Mapping[str, Setting], total: int) -> int | None:
     if density is not None and share != keep:
         raise ValueError(
             f"density {density}: it is {share} of {total} coefficients, but coefficients is "
-            f"{keep}; change both, or leave one of them out"
+            f"{keep}; change both, leave one of them out, or take a plan of this model"
         )
     return keep if keep < total else None
