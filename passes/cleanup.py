@@ -197,9 +197,9 @@ def finish(model: ir.Model) -> ir.Model:
 def _drop_traces(model: ir.Model) -> None:
     """Drops what torch's exporter notes for debugging: stack traces, with paths of its machine."""
     for node in model.graph.all_nodes():
-        for owner in (node, *node.outputs):
-            for key in [k for k in owner.metadata_props if k.startswith(TRACES)]:
-                del owner.metadata_props[key]
+        for notes in (node.metadata_props, *(value.metadata_props for value in node.outputs)):
+            for key in [key for key in notes if key.startswith(TRACES)]:
+                del notes[key]
 
 
 def _raise_opset(model: ir.Model) -> ir.Model:
