@@ -9,6 +9,7 @@ Both keep graph inputs and outputs, symbolic dimensions and the names of values.
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 from onnxscript import optimizer
-from onnxscript.rewriter import RewriteRuleSet
+from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_conv_rule,
     fuse_batchnorm_into_conv_transpose_rule,
@@ -35,14 +36,40 @@ logger = logging.getLogger(__name__)
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes of weights above which a model cannot pass through onnx's C++ functions in memory."""
 
+_LAYERS = ("Conv", "ConvTranspose", "Gemm")
+"""Operators that a BatchNormalization is folded into."""
+
 TRACES = ("pkg.torch.", "namespace")
 """How keys of metadata begin that torch's exporter gives to nodes and values."""
 
+
+class _FoldingRule(RewriteRule):
+    """A rule for BatchNormalization, where nothing but the layer knows its weights by name.
+
+    What it makes has the names of the weights before, and that of the weight with `_bias`.
+    """
+
+    def __init__(self, rule: RewriteRule) -> None:
+        vars(self).update(vars(rule))
+
+    def try_rewrite(
+        self,
+        model: ir.Model,
+        graph_or_function: ir.Graph | ir.Function,
+        node: ir.Node,
+        **options: Any,
+    ) -> Any:
+        """Replaces the node and the layer before it where that is safe, else returns None."""
+        if not _may_fold(node, graph_or_function):
+            return None
+        return super().try_rewrite(model, graph_or_function, node, **options)
+
+
 _FOLD_BATCHNORM = RewriteRuleSet(
     [
-        fuse_batchnorm_into_conv_rule,
-        fuse_batchnorm_into_conv_transpose_rule,
-        fuse_batchnorm_into_gemm_rule,
+        _FoldingRule(fuse_batchnorm_into_conv_rule),
+        _FoldingRule(fuse_batchnorm_into_conv_transpose_rule),
+        _FoldingRule(fuse_batchnorm_into_gemm_rule),
     ]
 )
 
@@ -76,6 +103,7 @@ def prepare(model: ir.Model) -> ir.Model:
     optimizer.fold_constants(model, onnx_shape_inference=False)
     if write_out_sizes(model):
         optimizer.fold_constants(model, onnx_shape_inference=False)
+    _drop_empty_inputs(model)
     if not any(_normalises_by_batch(node) for node in model.graph.all_nodes()):
         _FOLD_BATCHNORM.apply_to_model(model)
     common.RemoveUnusedNodesPass()(model)
@@ -163,6 +191,26 @@ def _replace_by_sizes(model: ir.Model, node: ir.Node, sizes: NDArray[np.object_]
 def is_constant(value: ir.Value | None) -> bool:
     """Whether a value is stored in the model and not fed at run time, or not given at all."""
     return value is None or (value.const_value is not None and not value.is_graph_input())
+
+
+def _drop_empty_inputs(model: ir.Model) -> None:
+    """Ends the inputs of layers at the last that is given: an empty bias is none."""
+    for node in model.graph.all_nodes():
+        while node.op_type in _LAYERS and node.inputs and node.inputs[-1] is None:
+            node.resize_inputs(len(node.inputs) - 1)
+
+
+def _may_fold(node: ir.Node, graph: ir.Graph | ir.Function) -> bool:
+    """Whether the layer before a node has weights of its own, of one type with the node's."""
+    source = node.inputs[0] if node.inputs else None
+    layer = None if source is None else source.producer()
+    if node.op_type != "BatchNormalization" or layer is None or layer.op_type not in _LAYERS:
+        return False
+    weights = [value for value in layer.inputs[1:] if value is not None]
+    types = {value.dtype for value in (*weights, *node.inputs[1:]) if value is not None}
+    bias = f"{weights[0].name}_bias" if len(weights) == 1 else None
+    named = isinstance(graph, ir.Graph) and bias in graph.initializers
+    return len(types) == 1 and not named and not any(each.is_graph_output() for each in weights)
 
 
 def _normalises_by_batch(node: ir.Node) -> bool:

@@ -63,6 +63,13 @@ FOLDED = {
         }""",
         {"w": normal(6, 2, 3, 3)},
     ),
+    "conv with an empty bias": (
+        """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {
+            [layer] a = Conv (x, w, "")
+            [norm] y = BatchNormalization (a, scale, shift, mean, var)
+        }""",
+        {"w": normal(4, 3, 3, 3)},
+    ),
     "gemm": (
         """g (float[N, 3] x) => (float[N, 4] y) {
             [layer] a = Gemm <transB = 1, alpha = 0.5> (x, w, b)
@@ -88,6 +95,36 @@ KEPT = {
             y = BatchNormalization (a, scale, shift, mean, var)
         }""",
         {"w": normal(4, 3, 3, 3)},
+    ),
+    "weight is an output": (
+        """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[4, 3, 3, 3] w) {
+            a = Conv (x, w)
+            y = BatchNormalization (a, scale, shift, mean, var)
+        }""",
+        {"w": normal(4, 3, 3, 3)},
+    ),
+    "bias is an output": (
+        """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[4] b) {
+            a = Conv (x, w, b)
+            y = BatchNormalization (a, scale, shift, mean, var)
+        }""",
+        {"w": normal(4, 3, 3, 3), "b": normal(4)},
+    ),
+    "name of the new bias is taken": (
+        """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] z) {
+            a = Conv (x, w)
+            y = BatchNormalization (a, scale, shift, mean, var)
+            z = Add (y, w_bias)
+        }""",
+        {"w": normal(4, 3, 3, 3), "w_bias": normal(4, 1, 1)},
+    ),
+    "weight is of half precision": (
+        """g (float[N, 3, 8, 8] x) => (float16[N, 4, 6, 6] y) {
+            h = Cast <to = 10> (x)
+            a = Conv (h, w)
+            y = BatchNormalization (a, scale, shift, mean, var)
+        }""",
+        {"w": normal(4, 3, 3, 3).astype(np.float16)},
     ),
     "output is used elsewhere": (
         """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z) {
