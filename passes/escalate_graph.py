@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.conv import free_name
+from passes.conv import free_name, free_node_name
 from passes.mathematics.quantization import Affine
 from runtimes.operators.decomposed_conv import initializer
 from runtimes.operators.hybrid_conv import QuantizedValue
@@ -32,6 +32,8 @@ MOVES = frozenset(
 )
 """Operators that move values about: they take uint8 as they take float."""
 
+
+QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 PARTS = frozenset({"Slice", "MaxPool"})
 """Those whose output need not have the range of the input."""
@@ -110,10 +112,11 @@ def quantize(value: ir.Value, codes: Codes, name: str) -> tuple[ir.Node, Quantiz
 
 
 def dequantize(quantised: QuantizedValue, name: str, output: str) -> ir.Node:
-    """A DequantizeLinear."""
+    """A DequantizeLinear; what leads to it and is new gets names that are free in the graph."""
     inputs = [quantised.value, quantised.scale, quantised.zero_point]
     node = ir.Node("", "DequantizeLinear", inputs, name=name)
     _name_output(node, output, ir.DataType.FLOAT)
+    _free_names(node)
     return node
 
 
@@ -130,6 +133,31 @@ def constant(
     )
     _name_output(node, f"{name}.real", ir.DataType.FLOAT)
     return node, stored
+
+
+def _free_names(last: ir.Node) -> None:
+    """Gives new nodes, up to the last, and their values names that are free where they read from.
+
+    A layer among them keeps its name, and the last its output: those of the layer in the graph.
+    """
+    before = _new_before(last)
+    nodes = [*before, last]
+    quantisers = [node for node in nodes if node.op_type in QUANTISERS]
+    read = (value.graph for node in nodes for value in node.inputs if value is not None)
+    graph = next((each for each in read if isinstance(each, ir.Graph)), None)
+    if graph is None:
+        return
+    for node in quantisers:
+        node.name = free_node_name(graph, node.name or "")
+    for node in nodes if quantisers == nodes else before:
+        node.outputs[0].name = free_name(graph, node.outputs[0].name or "")
+
+
+def _new_before(node: ir.Node) -> list[ir.Node]:
+    """The nodes that lead to one and are in no graph yet."""
+    producers = [value.producer() for value in node.inputs if value is not None]
+    new = [each for each in producers if each is not None and each.graph is None]
+    return [found for each in new for found in (*_new_before(each), each)]
 
 
 def _name_output(node: ir.Node, name: str, kind: ir.DataType) -> None:
@@ -152,7 +180,7 @@ def simplify(graph: ir.Graph) -> None:
             _bypass(node, node.inputs[0])
         elif node.op_type == "QuantizeLinear" and (integers := _cancelled(node, graph)):
             _bypass(node, integers)
-        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        elif node.op_type in QUANTISERS:
             earlier = first.setdefault((node.op_type, *node.inputs), node.outputs[0])
             if earlier is not node.outputs[0]:
                 _bypass(node, earlier)

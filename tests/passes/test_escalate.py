@@ -17,6 +17,7 @@ from passes.penni_config import PenniConfig
 from passes.storage import storage
 from runtimes import ort
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_packed, read_scale, read_weights
+from tests.helpers import parse_ir
 from tests.passes.contract_models import MODELS, Builder
 from toolchain.layerwise import ArrayCalibration
 
@@ -89,6 +90,38 @@ def test_a_part_of_a_value_has_a_range_of_its_own(part) -> None:
     data = np.abs(images(64)) * scale[:, None, None]
     EscalatePass(EscalateConfig(), calibrated(data))(model)
     assert relative_error(finish(model), before, data) < 0.02
+
+
+@pytest.mark.parametrize("is_decomposed", [False, True])
+def test_names_of_the_parts_of_a_layer_may_be_taken(is_decomposed) -> None:
+    """By values and nodes of the model."""
+    weights = {"one": (8, 3, 3, 3), "two": (8, 8, 3, 3), "three": (8, 8, 3, 3)}
+    rng = np.random.default_rng(0)
+    model = parse_ir(
+        """g (float[N, 3, 9, 7] x) => (float[N, 8, 9, 7] y) {
+            ["c.x"] "c.x" = Neg (x)
+            [c] "c.sum" = Conv <pads = [1, 1, 1, 1]> ("c.x", one)
+            ["c.real"] "c.y" = Relu ("c.sum")
+            [d] "c.x.real" = Conv <pads = [1, 1, 1, 1]> ("c.y", two)
+            ["d.x.real"] "d.x" = Abs ("c.x.real")
+            ["d.weight_int8.real"] "d.weight_int8.real" = Neg ("d.x")
+            ["d.y"] "d.y" = Relu ("d.weight_int8.real")
+            ["e.y"] "d.sum" = Add ("d.x", "d.y")
+            [e] "d.real" = Conv <pads = [1, 1, 1, 1]> ("d.sum", three)
+            [f] y = Neg ("d.real")
+        }""",
+        {
+            name: (rng.standard_normal(shape) / np.prod(shape[1:]) ** 0.5).astype(np.float32)
+            for name, shape in weights.items()
+        },
+    )
+    if is_decomposed:
+        PenniPass(PenniConfig(rank=4, min_weights=0))(model)
+    before = model.clone()
+    EscalatePass(EscalateConfig(), calibrated())(model)
+    onnx.checker.check_model(ir.to_proto(finish(model)), full_check=True)
+    assert [is_hybrid_conv(node) for node in model.graph].count(True) == 3 * is_decomposed
+    assert relative_error(model, before, images(64, 1)) < 0.05
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(8, 0.03), (4, 0.12), (2, 0.6)])
