@@ -39,7 +39,8 @@ from samples.benchmarks.rivals import quantise
 NAME = "penni_training"
 LABELS = {
     "penni_resnet20": "ResNet-20, elements",
-    "penni_resnet20_alternate": "the same, alternating",
+    "penni_resnet20_joint": "the same, shorter and without the larger teacher",
+    "penni_resnet20_alternate": "so, alternating",
     "penni_resnet20_pair": "ResNet-20, channel pairs, 4 basis kernels",
     "penni_resnet56": "ResNet-56, elements",
     "penni_resnet56_pair": "ResNet-56, channel pairs, 4 basis kernels",
@@ -201,11 +202,14 @@ def note(known: dict[str, str]) -> str:
     """How the numbers came about."""
     return (
         "Made by `python -m samples.benchmarks.penni_training train` and `table` on "
-        f"{known['cpu']} ({known['isa']}), onnxruntime {known['onnxruntime']}, one thread. The "
-        "pass `penni` decomposes the trained network with 512 images and no labels; then both "
-        "factors are trained with its zeros held: SGD, cosine, batches of 128 in bfloat16, nine "
-        "tenths of the loss from the dense network (ResNet-56: on mixed images), 50,000 training "
-        "images, which are lossy copies, seed 0. The paper trains 100 + 30 epochs. Top-1 on the "
+        f"{known['cpu']} ({known['isa']}), onnxruntime {known['onnxruntime']}, one thread of a "
+        "machine that others worked on. The pass `penni` decomposes the trained network with 512 "
+        "images and no labels; then both factors are trained with its zeros held, in one or more "
+        "stages: SGD, cosine, batches of 128 in bfloat16, nine tenths of the loss from a teacher, "
+        "50,000 training images, which are lossy copies. The teacher of ResNet-56 is the dense "
+        "network, on mixed images; that of ResNet-20 is ResNet-56, and the dense network in the "
+        "two shorter runs, which compare both ways of training. Seeds are in the recipes. The "
+        "paper trains 100 + 30 epochs. Top-1 on the "
         "10,000 exact CIFAR-10 test images after the last epoch, never the best one. MACs as in "
         "the paper: HoWo·C·M·RS + HoWo·nonzeros. int8: onnxruntime's static QDQ of the dense "
         "network. Outstanding: ResNet-18 and VGG-16, whose recipes for a GPU are in "
