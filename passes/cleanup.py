@@ -25,7 +25,7 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from passes.channels.inputs import Shape
-from passes.channels.sizes import fixed_sizes
+from passes.channels.sizes import fixed_sizes, renew_shapes
 from passes.conv import free_name
 from runtimes.external_data import load_external
 from runtimes.operators import MIN_IR_VERSION, MIN_OPSET
@@ -100,6 +100,7 @@ def prepare(model: ir.Model) -> ir.Model:
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     names = _names_by_weight(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False)(model)
+    renew_shapes(model)
     optimizer.fold_constants(model, onnx_shape_inference=False)
     if write_out_sizes(model):
         optimizer.fold_constants(model, onnx_shape_inference=False)

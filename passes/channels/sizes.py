@@ -15,6 +15,7 @@ from passes.channels.inputs import NotFollowedError, Shape, stored_shape
 from passes.channels.layout import Layout
 from passes.channels.records import SizeEntry
 from passes.channels.stand_ins import use_stand_ins
+from runtimes.operators import DOMAINS
 from runtimes.operators.schemas import register_schemas
 
 _PRIMES = (
@@ -91,23 +92,70 @@ def _unlike_weights(model: ir.Model, primes: tuple[int, ...]) -> tuple[int, ...]
     return tuple(prime for prime in primes if prime not in known) or primes
 
 
-def _infer(model: ir.Model, choice: tuple[int, ...] = ()) -> dict[str, Shape]:
-    """Sizes of all values, by name; dynamic ones stay open, or are those of a choice, in turns."""
+def renew_shapes(model: ir.Model) -> None:
+    """Infers the shapes of all values anew where those of the file are not what its inputs give.
+
+    So it is where the size of an input was changed by hand. Graph outputs, and what operators make
+    that inference does not know, keep their shapes.
+    """
+    if not _has_stale_shapes(model):
+        return
+    copy, outputs = _without_shapes(model), set(model.graph.outputs)
+    _inferred(copy)
+    for graph, inferred in zip(model.graphs(), copy.graphs(), strict=True):
+        shapes = {value.name: value.shape for node in inferred for value in node.outputs}
+        for value in (value for node in graph for value in node.outputs):
+            if value not in outputs:
+                value.shape = shapes.get(value.name)
+
+
+def _has_stale_shapes(model: ir.Model) -> bool:
+    """Whether a size in the file is not the one that inference finds."""
+    stated = {
+        value.name: value.shape
+        for node in model.graph
+        for value in node.outputs
+        if _is_known(node) and value.shape is not None and not value.is_graph_output()
+    }
+    found = _infer(model, _unlike_weights(model, _PRIMES[0])) if stated else {}
+    return any(
+        len(shape) != len(found.get(name or "", shape))
+        or any(
+            isinstance(size, int) and other not in (None, size)
+            for size, other in zip(shape, found.get(name or "", shape), strict=True)
+        )
+        for name, shape in stated.items()
+    )
+
+
+def _is_known(node: ir.Node) -> bool:
+    """Whether inference knows an operator."""
+    return node.domain == "" or node.domain in DOMAINS
+
+
+def _without_shapes(model: ir.Model) -> ir.Model:
+    """A copy that has shapes of inputs and constants, and of what inference does not know."""
     register_schemas()
     copy = model.clone()
     use_stand_ins(copy)
-    for node in copy.graph:
+    for node in copy.graph.all_nodes():
         for value in node.outputs:
-            if node.domain == "":
+            if _is_known(node):
                 value.shape = None
-    if choice:
-        _choose(copy, choice)
     for value in copy.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None:  # a folded constant may still have the open sizes of its node
             value.shape = ir.Shape(stored_shape(value))
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SHAPE_BYTES:
             value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+    return copy
+
+
+def _infer(model: ir.Model, choice: tuple[int, ...] = ()) -> dict[str, Shape]:
+    """Sizes of all values, by name; dynamic ones stay open, or are those of a choice, in turns."""
+    copy = _without_shapes(model)
+    if choice:
+        _choose(copy, choice)
     sizes = _inferred(copy)
     values = [value.name for node in copy.graph for value in node.outputs]
     if choice and any(None in sizes.get(name or "", (None,)) for name in values):

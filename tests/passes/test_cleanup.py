@@ -333,6 +333,54 @@ def test_a_fixed_size_behind_a_reshape_is_written_out() -> None:
     assert [node.op_type for node in after.graph] == ["Reshape", "Mul"]
 
 
+def with_shapes(graph: str, weights: dict[str, Any], **shapes: list[int | str]) -> ir.Model:
+    """A model that states shapes of values."""
+    model = parse_ir(graph, weights)
+    model.graph.opset_imports["other"] = 1
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in shapes:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+                value.shape = ir.Shape(shapes[value.name])
+    return model
+
+
+FLATTENED = """g (float[N, 3, 9, 9] x) => (float[N, 324] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w)
+    sizes = Shape (a)
+    batch = Gather (sizes, zero)
+    shape = Concat <axis = 0> (batch, rest)
+    y = Reshape (a, shape)
+}"""
+FLATTENING = {"w": normal(4, 3, 3, 3), "zero": np.array([0]), "rest": np.array([-1])}
+
+
+@pytest.mark.parametrize("stale", [[1, 4, 9, 9], ["N", 4, 8, 8], ["N", 36, 9]])
+def test_shapes_left_over_from_other_inputs_are_inferred_anew(stale: list[int | str]) -> None:
+    model = with_shapes(FLATTENED, FLATTENING, a=stale)
+    before, after = model.clone(), prepare(model)
+    assert str(after.graph[0].outputs[0].shape) == "[N,4,9,9]"
+    check(after)
+    assert difference(before, after) == 0
+
+
+def test_shapes_of_unknown_operators_stay() -> None:
+    """Also those that inference does not find, if it contradicts none; outputs in any case."""
+    graph = """g (float[N, 3, 9, 9] x) => (float[N, 4, 9, 9] y) {
+        a = Relu (x)
+        b = other.Widen (a)
+        c = Relu (b)
+        y = Relu (c)
+    }"""
+    own = {"b": ["N", 4, 9, 9], "c": ["N", 4, "H", 9]}
+    model = prepare(with_shapes(graph, {}, a=["N", 3, 9, 9], **own))
+    shapes = [str(node.outputs[0].shape) for node in model.graph]
+    assert shapes == ["[N,3,9,9]", "[N,4,9,9]", "[N,4,H,9]", "[N,4,9,9]"]
+    model = prepare(with_shapes(graph, {}, a=["N", 3, 8, 8], **own))
+    shapes = [str(node.outputs[0].shape) for node in model.graph]
+    assert shapes == ["[N,3,9,9]", "[N,4,9,9]", "[N,4,9,9]", "[N,4,9,9]"]
+
+
 def test_unnamed_layers_are_named_after_their_weights() -> None:
     _, after = prepared(
         parse(
