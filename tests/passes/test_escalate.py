@@ -19,6 +19,7 @@ from runtimes import ort
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_packed, read_scale, read_weights
 from tests.helpers import parse_ir
 from tests.passes.contract_models import MODELS, Builder
+from toolchain.errors import UnreadableError
 from toolchain.layerwise import ArrayCalibration
 
 
@@ -171,7 +172,7 @@ def test_without_data_nothing_is_done_and_the_reason_given() -> None:
 def test_data_with_nan_is_refused_naming_the_layer() -> None:
     data = images(8)
     data[3, 1, 2, 2] = np.nan
-    with pytest.raises(ConfigError, match=r"conv0.*NaN or infinite"):
+    with pytest.raises(UnreadableError, match=r"conv0.*is not finite"):
         EscalatePass(context=calibrated(data)).analyse(decomposed())
 
 
