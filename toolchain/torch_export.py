@@ -134,7 +134,7 @@ def export(
     free = free_sizes(inputs, EXPORTED_BATCH)
     examples = tuple(each.example(EXPORTED_BATCH, free) for each in inputs)
     try:
-        with _silent_torch():
+        with silent_torch():
             program = torch.onnx.export(
                 module,
                 examples,
@@ -154,7 +154,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _silent_torch() -> Iterator[None]:
+def silent_torch() -> Iterator[None]:
     """Keeps what torch says about itself, and about errors that it raises as well, to itself."""
     logger = logging.getLogger("torch")
     level = logger.level

@@ -4,11 +4,6 @@ The dense equivalent goes through torch's exporter. What that and the folding of
 normalisation leave of a weight is s[k]·W[k], so the factors are s[k]·Ce[k] with the same basis.
 """
 
-import contextlib
-import io
-import logging
-import warnings
-
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -21,6 +16,7 @@ from passes.mathematics.decomposition import Factors
 from passes.penni import PenniPass, readable_convs, rewrite
 from passes.shrink import ShrinkPass
 from toolchain.errors import VerificationError
+from toolchain.torch_export import silent_torch
 from toolchain.training.decomposed_conv import decomposed_convs, dense_copy
 from toolchain.training.folding import modules_by_layer
 from toolchain.training.objectives import model_device
@@ -72,9 +68,7 @@ def dense_onnx(model: nn.Module, *examples: Tensor) -> ir.Model:
     """
     model.eval()
     batch = torch.export.Dim("N")
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of torch about itself
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with silent_torch():
         program = torch.onnx.export(
             model,
             tuple(example.to(model_device(model)) for example in examples),
