@@ -5,7 +5,6 @@ same result gives the same bytes.
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from html import escape
@@ -23,6 +22,7 @@ from toolchain.report_storage import storage
 from toolchain.results import TransformResult
 from toolchain.svg import Series, bar_chart, dot_plot
 
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 VERDICTS = {
     "passed": "✓ Passed",
     "rejected": "✗ Rejected",
@@ -43,7 +43,7 @@ def write_report(result: TransformResult, directory: Path) -> list[Path]:
     Raises:
         UsageError: the directory cannot be written to.
     """
-    contents = {"report.json": render_json(result), "report.html": render_html(result)}
+    contents = {REPORT_JSON: render_json(result), REPORT_HTML: render_html(result)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".report-") as aside:
@@ -54,21 +54,6 @@ def write_report(result: TransformResult, directory: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"report directory {directory}: {error.strerror or error}") from error
     return [directory / name for name in contents]
-
-
-def ensure_report_writable(directory: Path) -> None:
-    """Finds out before any work is done that a report cannot be written.
-
-    Raises:
-        UsageError: the directory is a file, or it or its parent cannot be written to.
-    """
-    existing = directory
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UsageError(f"report directory {directory}: {existing} is a file")
-    if not os.access(existing, os.W_OK):
-        raise UsageError(f"report directory {directory}: permission denied")
 
 
 def render_json(result: TransformResult) -> str:

@@ -1,11 +1,11 @@
 """What commands check of folders before they do any work."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain.errors import UsageError
 from toolchain.model_io import ensure_writable
-from toolchain.report import ensure_report_writable
 
 
 def ensure_folder_writable(folder: Path, names: Sequence[str]) -> None:
@@ -16,12 +16,22 @@ def ensure_folder_writable(folder: Path, names: Sequence[str]) -> None:
         names: of the files in it.
 
     Raises:
-        UsageError: it is a file, or it or a file in it cannot be written to.
+        UsageError: it is a file, or it, its parent or a file in it cannot be written to.
     """
     try:
-        ensure_report_writable(folder)
+        _check_folder(folder)
     except OSError as error:  # its name is too long
         raise UsageError(f"cannot write {folder}: {error.strerror or error}") from error
     if folder.is_dir():
         for name in names:
             ensure_writable(folder / name)
+
+
+def _check_folder(folder: Path) -> None:
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UsageError(f"report directory {folder}: {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise UsageError(f"report directory {folder}: permission denied")

@@ -27,10 +27,10 @@ from toolchain.layer_timing import FormTimer, load_times, save_times
 from toolchain.model_io import ensure_targets, ensure_writable, external_files
 from toolchain.pipeline import failure, rejected_path, transform
 from toolchain.recipe import LOWERINGS, Recipe, load_plans, load_recipe, parse_pass, plan_recipe
-from toolchain.report import write_report
+from toolchain.report import REPORT_HTML, REPORT_JSON, write_report
 from toolchain.results import TransformResult
 
-REPORT_FILES = ("report.html", "report.json")
+REPORT_FILES = (REPORT_HTML, REPORT_JSON)
 
 
 @click.command()
