@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import onnx_ir as ir
 
@@ -10,10 +11,12 @@ from passes.conv import ConvLayer
 from passes.cost import layer_name
 from passes.framework import Cost, LayerDecision, PlanError, Setting, keep
 from passes.mathematics.fit import LayerSetting
+from passes.penni_config import PenniConfig
 from passes.penni_plan import LayerPlan
 from runtimes.operators.positions import entropy_bits
 
-GRANULARITIES = ("element", "pair")
+GRANULARITIES = get_args(get_type_hints(PenniConfig)["granularity"])
+"""Those that the option of the pass may have."""
 
 
 def decide(
