@@ -22,6 +22,7 @@ from runtimes import ort
 from runtimes.external_data import read_array
 from runtimes.operators.schemas import register_schemas
 from toolchain.errors import UnreadableError, UsageError
+from toolchain.inputs import fixed_batch, format_shape, input_specs
 from toolchain.results import ModelSummary
 
 _CHUNK = 2**20
@@ -34,7 +35,8 @@ def load_model(path: Path) -> ir.Model:
 
     Raises:
         UnreadableError: the file is missing, damaged, not ONNX, invalid, has weights that are
-            sparse tensors or not finite, or its external data is missing or too short.
+            sparse tensors or not finite, its external data is missing or too short, or it is
+            fixed to no samples.
     """
     _check_file(path)
     try:
@@ -51,6 +53,12 @@ def load_model(path: Path) -> ir.Model:
     _check_valid(path)
     _check_dense(path, model)
     _check_sizes(path, model)
+    inputs = input_specs(model)
+    if fixed_batch(inputs) == 0:
+        raise UnreadableError(
+            f"{path}: input '{inputs[0].name}' has the shape {format_shape(inputs[0].shape)}, no "
+            "samples; export the model again with a free first axis"
+        )
     problem = not_finite(model)
     if problem is not None:
         raise UnreadableError(f"{path}: {problem}; the training or export that made it failed")

@@ -114,7 +114,7 @@ def run_length_bytes(mask: Mask, bits: int, run_bits: int) -> int:
     """Bytes of nonzeros with the zeros before each; longer runs hold explicit zeros."""
     (stored,) = np.nonzero(mask.reshape(-1))
     gaps = np.diff(stored, prepend=-1) - 1
-    entries = len(stored) + int((gaps // 2**run_bits).sum())
+    entries = len(stored) + int((gaps >> min(run_bits, 63)).sum())
     return -(-entries * (bits + run_bits) // 8)
 
 

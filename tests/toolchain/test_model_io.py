@@ -127,6 +127,14 @@ def test_data_of_another_size_than_told_is_found(tmp_path: Path) -> None:
     assert "data of 'fc_weight' does not fit its shape" in message
 
 
+def test_models_fixed_to_no_samples_are_refused(tmp_path: Path) -> None:
+    model = classifier()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 0
+    path = save(model, tmp_path / "m.onnx")
+    assert "input 'input' has the shape (0, 3, 8, 8), no samples" in refused(path)
+
+
 def test_an_infinite_mask_is_no_weight(tmp_path: Path) -> None:
     model = parse(
         "g (float[N, 2] x) => (float[N, 2] y) { y = Add (x, mask) }",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -192,11 +193,18 @@ def _measure_all(
 
 @contextmanager
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Processes that end, without the points that wait, when something fails; None for one."""
+    """Processes that end, without the points that wait, when something fails; None for one.
+
+    A terminal sends Ctrl-C to all processes; this one alone answers it.
+    """
     if jobs < 2:
         yield None
         return
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by what is started now
+    for _ in range(jobs):
+        pool.submit(int)  # starts one of them: none is idle so soon
+    signal.signal(signal.SIGINT, handler)
     try:
         yield pool
     finally:

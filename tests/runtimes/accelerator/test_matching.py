@@ -96,3 +96,4 @@ def test_run_length_storage_decodes_to_the_same_entries(seed: int) -> None:
     tail = len(mask) - 1 - (int(np.nonzero(mask)[0][-1]) if mask.any() else -1)
     entries -= tail // 16  # nothing need be stored behind the last nonzero
     assert scnn.run_length_bytes(mask, 8, 4) == -(-entries * 12 // 8)
+    assert scnn.run_length_bytes(mask, 8, 2**53) == mask.sum() * (8 + 2**53) // 8

@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -100,6 +105,24 @@ def test_a_sweep_that_was_cut_off_is_continued(
     save(classifier(seed=1), tmp_path / "m.onnx")  # another model of that name
     assert run(command) == 0
     assert len(measured) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for child processes in /proc")
+def test_an_interrupted_sweep_says_so_in_one_line(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("optc")
+    command = [program, *arguments(tmp_path, jobs=2)]
+    write_sweep(tmp_path, {"array.height": [*range(8, 40)], "array.width": [*range(8, 40)]})
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stderr=pipe, text=True, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while process.poll() is None and len(children.read_text().split()) < 3:
+            time.sleep(0.01)
+        time.sleep(0.2)  # the workers, and what cleans up behind them, are importing
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
+        _, stderr = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in stderr
+    assert stderr.rstrip().endswith("optc: error: interrupted")
 
 
 def test_models_and_machines_share_a_table_and_refusals_are_shown(
