@@ -88,6 +88,8 @@ class Data:
                     break
                 yield _cut(joined, batched, start, taken, self.inputs)
                 left -= taken
+            if not left:
+                return
         if left == wanted:
             raise UnreadableError(
                 f"{self.path}: gives no batch of samples; a function must yield the same at every "

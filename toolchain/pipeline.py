@@ -154,6 +154,7 @@ def _verify(job: Job, staged: Path, plans: Sequence[Plan], progress: Progress) -
         data,
         kind=kind,
         exact=exact,
+        samples=None if job.calibration is None else job.samples,
         native=job.native,
         seed=job.recipe.seed,
         progress=progress,

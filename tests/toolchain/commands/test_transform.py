@@ -68,6 +68,14 @@ def test_a_pass_is_enough(optc, model) -> None:
     assert outputs(written).shape == (4, 5)
 
 
+def test_no_more_samples_are_used_than_asked_for(optc, model, data, tmp_path) -> None:
+    options = ["--calib", data, "--samples", 7, "-o", tmp_path / "small.onnx", "--json"]
+    code, out, _ = optc(model, "--pass", PENNI, *options)
+    result = json.loads(out)
+    assert code == 0 and result["calibration"]["samples"] == 7
+    assert result["verification"]["outputs"][0]["samples"] == 7
+
+
 def test_json_tells_everything(optc, model, data, tmp_path) -> None:
     small = tmp_path / "small.onnx"
     code, out, _ = optc(model, "--pass", PENNI, "--calib", data, "-o", small, "--json")
@@ -75,6 +83,7 @@ def test_json_tells_everything(optc, model, data, tmp_path) -> None:
     assert code == 0 and result["schema"] == "optc-result/1"
     assert result["output"]["nbytes"] == small.stat().st_size
     assert result["calibration"]["samples"] == 40
+    assert result["verification"]["outputs"][0]["samples"] == 40
     assert result["verification"]["passed"] and result["verification"]["data"] == "calibration"
     assert result["plans"][0]["pass_name"] == "penni"
     assert all(layer["measured_error"] > 0 for layer in result["plans"][0]["layers"])
