@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from passes.framework import ConfigError
-from toolchain.data_sources import find_function
-from toolchain.errors import OptcError, UnreadableError, UsageError
+from toolchain.data_sources import find_function, user_code
+from toolchain.errors import UsageError
 from toolchain.recipe import check_keys, did_you_mean, read_document, typed_value
 from toolchain.training.hooks import Penalty
 from toolchain.training.line_pruning import LinePenalty
@@ -46,19 +46,14 @@ class FunctionCall:
     arguments: Mapping[str, Any]
 
     def __call__(self) -> Any:
-        """Calls it.
+        """Calls it; what it prints goes to stderr.
 
         Raises:
             UnreadableError: there is no such function, or it fails.
         """
         function = find_function(self.function)
-        try:
+        with user_code(f"{self.function}: failed with"):
             return function(**self.arguments)
-        except OptcError:
-            raise
-        except Exception as error:  # a user's function may raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UnreadableError(f"{self.function}: failed with {reason}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

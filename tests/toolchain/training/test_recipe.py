@@ -176,3 +176,10 @@ def test_functions_of_the_user_that_fail_are_named(old, new, what, path, tmp_pat
     path.write_text(TEXT.replace(old, new))
     with pytest.raises(UnreadableError, match=what):
         run_recipe(load_training_recipe(path), tmp_path / "out", torch.device("cpu"))
+
+
+def test_what_functions_of_the_user_print_goes_to_stderr(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "chatty.py").write_text("def dataset():\n    print('reading')\n    return 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert FunctionCall(function="chatty:dataset", arguments={})() == 3
+    assert capsys.readouterr() == ("", "reading\n")
