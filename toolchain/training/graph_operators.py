@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toolchain.errors import UsageError
-from toolchain.training.hybrid_conv import convolve, quantize_through
+from toolchain.training.hybrid_conv import convolve
+from toolchain.training.straight_through import quantize_through
 
 Operator = Callable[..., Tensor]
 
@@ -30,12 +31,13 @@ def _dequantize(node: ir.Node) -> Operator:
     """Constants become real; everything else is real already."""
     source, axis = node.inputs[0], node.attributes.get_int("axis", 1)
 
-    def run(x: Tensor, scale: Tensor, *_: Tensor) -> Tensor:
+    def run(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
         if source is None or source.const_value is None:
             return x
         shape = [1] * x.ndim
         shape[axis or 0] = -1
-        return x.float() * scale.reshape(shape)
+        codes = x.float() if zero is None else x.float() - zero.float().reshape(shape)
+        return codes * scale.reshape(shape)
 
     return run
 

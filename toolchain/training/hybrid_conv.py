@@ -2,8 +2,8 @@
 
     W[k, c] = Σ_m s[k, m]·v[k, c, m]·B[m],     v = rint(clamp(c / s, −vmax, vmax))
 
-Latent coefficients c and scales s are trained; rounding counts as the identity in the gradient
-(Bengio et al. 2013), which for s is the rule of LSQ (Esser et al. 2020). Scales are those the
+Latent coefficients c and scales s are trained; rounding counts as the identity in the gradient,
+which for s is the rule of LSQ (Esser et al. 2020). Scales are those the
 file can hold: s[k, m] = scale[k]·levels[k, m] with whole levels. The basis B is trained in the same
 way on its 8-bit grid. All parameters are relative to where they start or end, so that one learning
 rate suits all layers. Responses are not rounded between the stages, which would cost M times the
@@ -11,7 +11,6 @@ memory; their range is kept instead (see `Bounded`).
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,37 +22,12 @@ from passes.mathematics.hybrid_fit import INT8
 from runtimes.operators.decomposed_conv import DecomposedWeights, read_geometry
 from runtimes.operators.hybrid_conv import HybridWeights, read_scale, read_weights
 from toolchain.training.hooks import Hook
+from toolchain.training.int8_layers import Int8Weight
+from toolchain.training.straight_through import quantize_through, round_through
 
 INSIDE = 0.25
 """How far from its code a latent coefficient may start. Half a step would be its edge, where the
 first updates turn many codes at once: the loss then grows before it falls."""
-
-
-def round_through(x: Tensor) -> Tensor:
-    """Rounds half to even; the gradient is that of the identity."""
-    return x + (x.round() - x).detach()
-
-
-class _Quantize(torch.autograd.Function):
-    """`quantize_through` in few passes over memory, which is what activations cost."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor, scale: float, least: int, most: int) -> Tensor:
-        steps = (x * (1 / scale)).round_()
-        kept = steps.clamp(least, most)
-        context.save_for_backward(kept == steps)
-        return kept.mul_(scale)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (inside,) = context.saved_tensors
-        return gradient * inside, None, None, None
-
-
-def quantize_through(x: Tensor, scale: float, least: int, most: int) -> Tensor:
-    """scale·clamp(rint(x / scale), least, most); the gradient is 1 inside the bounds, else 0."""
-    quantized: Tensor = _Quantize.apply(x, scale, least, most)  # type: ignore[no-untyped-call]
-    return quantized
 
 
 def convolve(
@@ -75,7 +49,7 @@ def convolve(
 
 
 class Bounded(Hook):
-    """Keeps latent coefficients where codes are (BinaryConnect, Courbariaux et al. 2015).
+    """Keeps latent weights where codes are (BinaryConnect, Courbariaux et al. 2015).
 
     Those that are clamped still have a gradient; without the bound they would drift too far away
     to come back. The L1 norm of a basis kernel cannot grow either: it bounds the responses, whose
@@ -86,6 +60,8 @@ class Bounded(Hook):
     def after_step(self, model: nn.Module) -> None:
         """Clamps them."""
         for layer in model.modules():
+            if isinstance(layer, Int8Weight):
+                layer.bound()
             if isinstance(layer, HybridConv2d):
                 layer.latent.clamp_(-layer.largest, layer.largest)
                 norm = layer.basis.abs().flatten(1).sum(dim=1)  # (M,)

@@ -5,8 +5,8 @@
     save_model(network.exported(), Path("tuned.onnx"))
 
 The ONNX graph itself is run in torch, on real numbers: QuantizeLinear rounds them to the grid of
-its code, DequantizeLinear does nothing. Hybrid layers are trained; the first and the last layer,
-ordinary int8, stay. The exported model is the one read, with other symbols, levels, scales and
+its code, DequantizeLinear does nothing. Hybrid layers are trained, and the ordinary int8 layers
+between them. The exported model is the one read, with other symbols, levels, scales, weights and
 biases: exactly what the pass would write.
 """
 
@@ -34,6 +34,7 @@ from runtimes.operators.hybrid_conv import INPUTS, QuantizedValue, is_hybrid_con
 from toolchain.errors import UsageError
 from toolchain.training.graph_operators import OPERATORS, Operator
 from toolchain.training.hybrid_conv import HybridConv2d, convolve
+from toolchain.training.int8_layers import Int8Constant, int8_constant
 
 
 class HybridNetwork(nn.Module):
@@ -82,9 +83,15 @@ class HybridNetwork(nn.Module):
         """The model with what was trained, ready to be saved."""
         model = self.model.clone()
         for node in [each for each in model.graph if is_hybrid_conv(each)]:
-            layer = self.layers[_key(node)]
+            layer = self.layers[_key(layer_name(node))]
             assert isinstance(layer, HybridConv2d)
             _rewrite(node, layer)
+        for name, initializer in model.graph.initializers.items():
+            key = _key(name)
+            if key in self.layers:
+                constant = self.layers[key]
+                assert isinstance(constant, Int8Constant)
+                initializer.const_value = ir.tensor(constant.codes(), name=name)
         return model
 
     def _step(self, node: ir.Node) -> "_Step":
@@ -95,9 +102,16 @@ class HybridNetwork(nn.Module):
             (is_decomposed_conv, _FloatConv2d, FLOAT_INPUTS),
         ):
             if kind(node):
-                self.layers[_key(node)] = layer(node)
+                key = _key(layer_name(node))
+                self.layers[key] = layer(node)
                 residual = names[len(inputs) : len(inputs) + 1]
-                return _Step(run=_key(node), inputs=(names[0], *residual), output=output)
+                return _Step(run=key, inputs=(names[0], *residual), output=output)
+        constant = int8_constant(node)
+        if constant is not None:
+            key = _key(names[0])
+            if key not in self.layers:  # layers may share it
+                self.layers[key] = constant
+            return _Step(run=key, inputs=(), output=output)
         if node.domain != "" or node.op_type not in OPERATORS:
             raise UsageError(
                 f"'{node.name}': {node.op_type} cannot be trained through; known are "
@@ -140,8 +154,8 @@ class _FloatConv2d(nn.Module):
         return y.relu() if self.ends_with_relu else y
 
 
-def _key(node: ir.Node) -> str:
-    return layer_name(node).replace(".", "_")  # torch has no dots in names
+def _key(name: str) -> str:
+    return name.replace(".", "_")  # torch has no dots in names
 
 
 def _factors(model: ir.Model) -> Mapping[str, DecomposedWeights]:

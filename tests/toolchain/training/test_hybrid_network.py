@@ -21,7 +21,7 @@ from toolchain.errors import UsageError
 from toolchain.layerwise import ArrayCalibration
 from toolchain.training.batches import TensorBatches
 from toolchain.training.hooks import Penalty
-from toolchain.training.hybrid_conv import Bounded
+from toolchain.training.hybrid_conv import Bounded, HybridConv2d
 from toolchain.training.hybrid_network import HybridNetwork
 from toolchain.training.objectives import model_device
 from toolchain.training.train_config import TrainConfig
@@ -127,9 +127,32 @@ def test_basis_kernels_are_trained_and_keep_the_range_of_responses() -> None:
     assert moved
 
 
+def int8_constants(model):
+    """Whole numbers of int8 layers by name."""
+    sources = [node.inputs[0] for node in model.graph if node.op_type == "DequantizeLinear"]
+    return {v.name: v.const_value.numpy() for v in sources if v.const_value is not None}
+
+
+def test_int8_layers_are_trained_too_and_the_file_has_them() -> None:
+    decomposed, quantised = models(2)
+    tuned = HybridNetwork(quantised, decomposed)
+    x, _ = tune(tuned, decomposed, 2e-2, (Bounded(),))
+    exported = tuned.exported()
+    before, after = int8_constants(quantised), int8_constants(exported)
+    assert {array.dtype.name for array in before.values()} == {"int8", "int32"}
+    for name, array in before.items():
+        assert after[name].dtype == array.dtype
+        assert (after[name] != array).any(), name
+        assert array.dtype != np.int8 or np.abs(after[name].astype(int)).max() <= 127
+    with torch.no_grad():
+        y = tuned.eval()(torch.from_numpy(x)).numpy()
+    expected = outputs(exported, x)
+    assert np.linalg.norm(y - expected) < 0.03 * np.linalg.norm(expected)
+
+
 def test_a_basis_kernel_of_zeros_stays_one() -> None:
     tuned = HybridNetwork(models(2)[1])
-    layer = next(iter(tuned.layers.values()))
+    layer = next(each for each in tuned.layers.values() if isinstance(each, HybridConv2d))
     with torch.no_grad():
         layer.basis[0], layer.reach[0] = 0.0, 0.0
     Bounded().after_step(tuned)
@@ -164,7 +187,8 @@ def test_all_tensors_go_to_another_device_and_none_of_the_frozen_ones_into_check
         network = HybridNetwork(model)
         kinds = {name.rsplit(".", 1)[1] for name in network.state_dict()}
         parameters = {"latent", "basis", "ratio", "bias", "step", "reach", "unit", "mask"}
-        assert kinds == (parameters if trained else set())
+        of_int8 = {"value"}
+        assert kinds == (parameters | of_int8 if trained else set())
         network.to(meta)
         assert model_device(network) == meta
         assert network(torch.from_numpy(images(2)).to(meta)).shape == (2, 4)
