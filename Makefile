@@ -1,4 +1,4 @@
-# make demo    compress the sample network, then compare, score and time both
+# make demo    compress the sample networks, then compare, score and time all forms
 # make test    run the tests
 # make lint    ruff and mypy
 # Everything is installed into VENV and written to out/; nothing outside the folder is touched.
@@ -8,6 +8,8 @@ PYTHON ?= python3
 OUT := out
 MODEL := samples/models/resnet20_cifar10.onnx
 SMALL := $(OUT)/resnet20_penni.onnx
+TRAINED := samples/models/resnet20_cifar10_pairs.onnx
+FAST := $(OUT)/resnet20_escalate.onnx
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
@@ -33,11 +35,16 @@ $(SMALL): $(INSTALLED) $(OUT)/calib.npz $(MODEL)
 	$(BIN)/optc transform $(MODEL) --pass penni:params=0.3 --calib $(OUT)/calib.npz \
 	  --optimize-for latency -o $@ --report $(OUT)/report
 
-demo: $(SMALL)
-	$(BIN)/python samples/demo.py $(MODEL) $(SMALL) --data $(OUT)/eval.npz
+$(FAST): $(INSTALLED) $(OUT)/calib.npz $(TRAINED)
+	$(BIN)/optc transform $(TRAINED) --pass escalate --calib $(OUT)/calib.npz \
+	  --optimize-for latency -o $@ --report $(OUT)/report_escalate
 
-bench: $(SMALL)
-	$(BIN)/optc bench $(MODEL) $(SMALL)
+demo: $(SMALL) $(FAST)
+	$(BIN)/python -m samples.demo $(MODEL) $(SMALL) $(FAST) \
+	  --data $(OUT)/eval.npz --calib $(OUT)/calib.npz
+
+bench: $(SMALL) $(FAST)
+	$(BIN)/optc bench $(MODEL) $(SMALL) $(FAST)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q

@@ -1,8 +1,9 @@
-"""Compares, scores and times two models with `optc` and prints one table.
+"""Compares, scores and times models with `optc` and prints one table.
 
-    python samples/demo.py ORIGINAL COMPRESSED --data out/eval.npz
+    python -m samples.demo ORIGINAL COMPRESSED... --data out/eval.npz --calib out/calib.npz
 
-Each command is printed before it runs, to be repeated by hand.
+Each command is printed before it runs, to be repeated by hand. The rival in the second line of the
+table is the original in onnxruntime's static int8, which is written beside the first COMPRESSED.
 """
 
 import json
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
-HEADER = ("model", "size", "top-1", "latency, median")
+from samples.benchmarks.rivals import quantise
+
+HEADER = ("model", "size", "smaller", "top-1", "latency, median", "faster")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,21 +79,11 @@ def measure(models: Sequence[Path], data: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as aligned text, with the ratios of the last to the first."""
-    cells = [HEADER, *(_cells(row) for row in rows)]
-    first, last = rows[0], rows[-1]
-    cells.append(
-        (
-            "ratio",
-            _times(first.nbytes / last.nbytes, "smaller", "larger"),
-            f"{100 * (last.top1 - first.top1):+.1f} points",
-            _times(first.milliseconds / last.milliseconds, "faster", "slower"),
-        )
-    )
+    """Rows as aligned text; ratios are those of the first row to each."""
+    cells = [HEADER, *(_cells(row, rows[0]) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
     lines = [_line(row, widths) for row in cells]
-    rule = "─" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
 
 
 def fidelity(comparison: Any) -> str:
@@ -101,13 +95,15 @@ def fidelity(comparison: Any) -> str:
     return "; ".join(lines)
 
 
-def _times(ratio: float, better: str, worse: str) -> str:
-    return f"{ratio:.2f}× {better}" if ratio >= 1 else f"{1 / ratio:.2f}× {worse}"
-
-
-def _cells(row: Row) -> tuple[str, str, str, str]:
-    size = f"{row.nbytes / 1000:,.0f} kB"
-    return row.path.name, size, f"{row.top1:.1%}", f"{row.milliseconds:.3f} ms"
+def _cells(row: Row, first: Row) -> tuple[str, ...]:
+    return (
+        row.path.name,
+        f"{row.nbytes / 1000:,.0f} kB",
+        f"{first.nbytes / row.nbytes:.2f}×",
+        f"{row.top1:.1%}",
+        f"{row.milliseconds:.3f} ms",
+        f"{first.milliseconds / row.milliseconds:.2f}×",
+    )
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -116,16 +112,30 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([name.ljust(widths[0]), *right])
 
 
+def rival(original: Path, calib: Path, folder: Path) -> Path:
+    """The original in int8 by onnxruntime, quantised with the same samples."""
+    click.echo(f"$ onnxruntime's static int8 of {original}", err=True)
+    path = folder / f"{original.stem}_onnxruntime_int8.onnx"
+    quantise(original, np.load(calib)["input"], path)
+    return path
+
+
 @click.command()
 @click.argument("original", type=click.Path(exists=True, path_type=Path))
-@click.argument("compressed", type=click.Path(exists=True, path_type=Path))
+@click.argument("compressed", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
-def main(original: Path, compressed: Path, data: Path) -> None:
-    """Compare, score and time two models."""
+@click.option("--calib", type=click.Path(exists=True, path_type=Path), required=True)
+def main(original: Path, compressed: tuple[Path, ...], data: Path, calib: Path) -> None:
+    """Compare, score and time models, and onnxruntime's int8 of the first."""
     try:
-        comparison = optc("compare", original, compressed, "--data", data)
-        rows = measure([original, compressed], data)
-        click.echo(f"\n{table(rows)}\n\nOutputs: {fidelity(comparison)}")
+        int8 = rival(original, calib, compressed[0].parent)
+        outputs = [
+            f"{path.name}: {fidelity(optc('compare', original, path, '--data', data))}"
+            for path in (int8, *compressed)
+        ]
+        rows = measure([original, int8, *compressed], data)
+        click.echo(f"\n{table(rows)}\n\nOutputs against those of {original.name}:")
+        click.echo("\n".join(outputs))
     except CommandFailedError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -42,14 +42,26 @@ def test_three_tenths_of_the_parameters_keep_the_accuracy(folder, capsys) -> Non
     assert score["drop_points"] <= 1.5  # one image is 0.1; the full test set shows 0.5
 
 
-def test_the_trained_model_keeps_the_accuracy_and_lacks_what_it_says(folder, capsys) -> None:
-    trained = MODEL.with_name("resnet20_cifar10_penni.onnx")
+@pytest.mark.parametrize(("form", "macs"), [("penni", 0.42), ("pairs", 0.49)])
+def test_trained_models_keep_the_accuracy_and_lack_what_they_say(
+    form, macs, folder, capsys
+) -> None:
+    trained = MODEL.with_name(f"resnet20_cifar10_{form}.onnx")
     before, after = (model_cost(prepare(ir.load(path))) for path in (MODEL, trained))
     assert after.parameters <= 0.25 * before.parameters
-    assert after.macs <= 0.42 * before.macs
+    assert after.macs <= macs * before.macs
     assert trained.stat().st_size <= 1.1 * needed_bytes(trained)
     score = run(capsys, "eval", trained, "--data", folder / "eval.npz", "--baseline", MODEL)
-    assert score["drop_points"] <= 1.0  # the full test set shows 0.3
+    assert score["drop_points"] <= 1.0  # the full test set shows 0.3 and 0.8
+
+
+def test_the_trained_pairs_keep_the_accuracy_in_8_bits(folder, capsys) -> None:
+    pairs, fast = MODEL.with_name("resnet20_cifar10_pairs.onnx"), folder / "escalate.onnx"
+    options = ["--pass", "escalate", "--calib", folder / "calib.npz", "-o", fast]
+    result = run(capsys, "transform", pairs, *options)
+    assert 9 * result["output"]["nbytes"] < MODEL.stat().st_size
+    score = run(capsys, "eval", fast, "--data", folder / "eval.npz", "--baseline", pairs)
+    assert score["drop_points"] <= 0.5  # the full test set shows 0.1
 
 
 def test_a_run_without_data_is_honest_about_it(folder, capsys) -> None:
