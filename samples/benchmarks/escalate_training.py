@@ -69,7 +69,7 @@ RUNS = {
         network="resnet20",
         penni="params=0.9",
         bits=2,
-        epochs=10,
+        epochs=15,
         teacher="resnet56",
         temperature=4,
     ),
