@@ -5,9 +5,9 @@
     save_model(network.exported(), Path("tuned.onnx"))
 
 The ONNX graph itself is run in torch, on real numbers: QuantizeLinear rounds them to the grid of
-its code, DequantizeLinear does nothing. Hybrid layers are trained, and the ordinary int8 layers
-between them. The exported model is the one read, with other symbols, levels, scales, weights and
-biases: exactly what the pass would write.
+its code, DequantizeLinear does nothing. Hybrid layers are trained, and ordinary int8 layers. The
+exported model is the one read, with other symbols, levels, scales, weights and biases: exactly what
+the pass would write.
 """
 
 import copy

@@ -37,12 +37,14 @@ class Int8Constant(nn.Module):
 
     def __init__(self, node: ir.Node, codes: Integers, least_unit: float) -> None:
         super().__init__()
-        shape = [1] * codes.ndim
-        shape[node.attributes.get_int("axis", 1) or 0] = -1
         scale = node.inputs[1]
         assert scale is not None and scale.const_value is not None
-        scales = torch.from_numpy(np.array(scale.const_value.numpy()).reshape(shape))
-        self.register_buffer("scale", scales, persistent=False)
+        scales = np.array(scale.const_value.numpy())
+        if scales.size > 1:  # along an axis, which one for all need not have
+            shape = [1] * codes.ndim
+            shape[node.attributes.get_int("axis", 1) or 0] = -1
+            scales = scales.reshape(shape)
+        self.register_buffer("scale", torch.from_numpy(scales), persistent=False)
         unit = max(float(np.sqrt(np.mean(codes.astype(np.float64) ** 2))), least_unit)
         self.register_buffer("unit", torch.tensor(unit), persistent=False)
 

@@ -12,12 +12,13 @@ from toolchain.training.int8_layers import int8_constant
 SCALES = np.array([0.5, 0.01, 2.0], np.float32)
 
 
-def dequantized(codes, zero=None):
-    """A model of one DequantizeLinear, with a scale for each row."""
-    names, arrays = ["codes", "scale"], [codes, SCALES]
+def dequantized(codes, zero=None, scales=SCALES):
+    """A model of one DequantizeLinear, with a scale for each row or one for all."""
+    names, arrays = ["codes", "scale"], [codes, scales]
     if zero is not None:
-        names, arrays = [*names, "zero"], [*arrays, np.full(3, zero, codes.dtype)]
-    node = helper.make_node("DequantizeLinear", names, ["y"], axis=0)
+        names, arrays = [*names, "zero"], [*arrays, np.full(scales.shape, zero, codes.dtype)]
+    axis = {"axis": 0} if scales.size > 1 else {}
+    node = helper.make_node("DequantizeLinear", names, ["y"], **axis)
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, codes.shape)
     pairs = zip(names, arrays, strict=True)
     constants = [numpy_helper.from_array(array, name) for name, array in pairs]
@@ -32,10 +33,11 @@ def module_of(model):
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int32])
 @pytest.mark.parametrize("zero", [None, 0])
-def test_before_training_it_is_what_onnxruntime_computes(dtype, zero) -> None:
+@pytest.mark.parametrize("scales", [SCALES, SCALES[1]])
+def test_before_training_it_is_what_onnxruntime_computes(dtype, zero, scales) -> None:
     shape = (3, 2, 2) if dtype == np.int8 else (3,)
     codes = np.random.default_rng(0).integers(-127, 128, shape).astype(dtype)
-    model = dequantized(codes, zero)
+    model = dequantized(codes, zero, np.asarray(scales))
     constant = module_of(model)
     [expected] = ort.run(ort.session_of(model), {})
     np.testing.assert_allclose(constant().detach().numpy(), expected, rtol=1e-6)
