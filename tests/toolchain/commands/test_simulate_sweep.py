@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,11 @@ def test_an_interrupted_sweep_says_so_in_one_line(tmp_path: Path) -> None:
             time.sleep(0.01)
         time.sleep(0.2)  # the workers, and what cleans up behind them, are importing
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
-        _, stderr = process.communicate()
+        try:
+            _, stderr = process.communicate(timeout=300)
+        finally:
+            with suppress(ProcessLookupError):  # as it should be
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in stderr
     assert stderr.rstrip().endswith("optc: error: interrupted")
