@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from toolchain.errors import UsageError
 from toolchain.training.hybrid_conv import convolve
+from toolchain.training.int8_layers import along_axis
 from toolchain.training.straight_through import quantize_through
 
 Operator = Callable[..., Tensor]
@@ -29,15 +30,15 @@ def _quantize(node: ir.Node) -> Operator:
 
 def _dequantize(node: ir.Node) -> Operator:
     """Constants become real; everything else is real already."""
-    source, axis = node.inputs[0], node.attributes.get_int("axis", 1)
+    source = node.inputs[0]
 
     def run(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
         if source is None or source.const_value is None:
             return x
-        shape = [1] * x.ndim
-        shape[axis or 0] = -1
-        codes = x.float() if zero is None else x.float() - zero.float().reshape(shape)
-        return codes * scale.reshape(shape)
+        codes = x.float()
+        if zero is not None:
+            codes = codes - along_axis(zero.float(), node, x.ndim)
+        return codes * along_axis(scale, node, x.ndim)
 
     return run
 

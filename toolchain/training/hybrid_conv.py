@@ -56,18 +56,11 @@ class Bounded(Hook):
     8 bits were laid out for the kernel as it was.
     """
 
-    @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         """Clamps them."""
         for layer in model.modules():
-            if isinstance(layer, Int8Weight):
+            if isinstance(layer, HybridConv2d | Int8Weight):
                 layer.bound()
-            if isinstance(layer, HybridConv2d):
-                layer.latent.clamp_(-layer.largest, layer.largest)
-                norm = layer.basis.abs().flatten(1).sum(dim=1)  # (M,)
-                grown = norm > layer.reach
-                shrink = torch.where(grown, layer.reach / norm, 1.0)  # a kernel may be all zero
-                layer.basis.mul_(shrink.reshape(-1, *[1] * (layer.basis.ndim - 1)))
 
 
 class HybridConv2d(nn.Module):
@@ -142,6 +135,15 @@ class HybridConv2d(nn.Module):
             x, kernel, self.bias * self._range, geometry.strides, geometry.pads, geometry.dilations
         )
         return quantize_through(y if residual is None else y + residual, *self._output)
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Takes latent coefficients back to the edge of the codes, kernels to their first norm."""
+        self.latent.clamp_(-self.largest, self.largest)
+        norm = self.basis.abs().flatten(1).sum(dim=1)  # (M,)
+        grown = norm > self.reach
+        shrink = torch.where(grown, self.reach / norm, 1.0)  # a kernel may be all zero
+        self.basis.mul_(shrink.reshape(-1, *[1] * (self.basis.ndim - 1)))
 
     @torch.no_grad()
     def weights(self) -> HybridWeights:

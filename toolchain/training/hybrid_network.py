@@ -81,16 +81,14 @@ class HybridNetwork(nn.Module):
 
     def exported(self) -> ir.Model:
         """The model with what was trained, ready to be saved."""
-        model = self.model.clone()
+        model, layers = self.model.clone(), dict(self.layers.items())
         for node in [each for each in model.graph if is_hybrid_conv(each)]:
-            layer = self.layers[_key(layer_name(node))]
+            layer = layers[_key(layer_name(node))]
             assert isinstance(layer, HybridConv2d)
             _rewrite(node, layer)
         for name, initializer in model.graph.initializers.items():
-            key = _key(name)
-            if key in self.layers:
-                constant = self.layers[key]
-                assert isinstance(constant, Int8Constant)
+            constant = layers.get(_key(name))
+            if isinstance(constant, Int8Constant):
                 initializer.const_value = ir.tensor(constant.codes(), name=name)
         return model
 

@@ -24,6 +24,15 @@ PRODUCT = 255 * INT8
 """Largest product of an activation and a weight, in steps of a bias."""
 
 
+def along_axis(values: Tensor, node: ir.Node, ndim: int) -> Tensor:
+    """Scales or zero points of a DequantizeLinear as they broadcast to numbers of some axes."""
+    if values.numel() == 1:  # for all numbers, which need not have the default axis
+        return values
+    shape = [1] * ndim
+    shape[node.attributes.get_int("axis", 1) or 0] = -1
+    return values.reshape(shape)
+
+
 class Int8Constant(nn.Module):
     """What a DequantizeLinear makes of whole numbers that are an initializer, trained.
 
@@ -39,12 +48,8 @@ class Int8Constant(nn.Module):
         super().__init__()
         scale = node.inputs[1]
         assert scale is not None and scale.const_value is not None
-        scales = np.array(scale.const_value.numpy())
-        if scales.size > 1:  # along an axis, which one for all need not have
-            shape = [1] * codes.ndim
-            shape[node.attributes.get_int("axis", 1) or 0] = -1
-            scales = scales.reshape(shape)
-        self.register_buffer("scale", torch.from_numpy(scales), persistent=False)
+        scales = torch.from_numpy(np.array(scale.const_value.numpy()))
+        self.register_buffer("scale", along_axis(scales, node, codes.ndim), persistent=False)
         unit = max(float(np.sqrt(np.mean(codes.astype(np.float64) ** 2))), least_unit)
         self.register_buffer("unit", torch.tensor(unit), persistent=False)
 
