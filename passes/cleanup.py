@@ -99,7 +99,7 @@ def prepare(model: ir.Model) -> ir.Model:
         common.RemoveInitializersFromInputsPass()(model)
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     names = _names_by_weight(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=False)(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     renew_shapes(model)
     optimizer.fold_constants(model, onnx_shape_inference=False)
     if write_out_sizes(model):

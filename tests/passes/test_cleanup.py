@@ -287,6 +287,24 @@ def test_constants_become_initializers_and_constant_subgraphs_are_folded() -> No
     np.testing.assert_array_equal(weight.const_value.numpy(), [[2, 4], [6, 8]])
 
 
+def test_constants_of_every_kind_become_initializers() -> None:
+    _, after = prepared(
+        parse(
+            """g (float[N, 4] x) => (float[N, 2] y) {
+                starts = Constant <value_ints = [0]> ()
+                ends = Constant <value = int64[1] {2}> ()
+                axes = Constant <value_ints = [1]> ()
+                scale = Constant <value_float = 0.5> ()
+                part = Slice (x, starts, ends, axes)
+                y = Mul (part, scale)
+            }"""
+        )
+    )
+    assert [node.op_type for node in after.graph] == ["Slice", "Mul"]
+    constants = [value for node in after.graph for value in node.inputs[1:]]
+    assert all(value.is_initializer() for value in constants if value is not None)
+
+
 BOUNDED = {
     "cut off behind": "a = Slice (x, zero, five, one)",
     "cut off before": "a = Slice (x, many, end, one)",
