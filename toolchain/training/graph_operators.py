@@ -95,6 +95,17 @@ def _pad(node: ir.Node) -> Operator:
     return lambda x, *_: nn.functional.pad(x, pairs)
 
 
+def _reduce_mean(node: ir.Node) -> Operator:
+    """Axes are an input since opset 18, an attribute before; none are all of them."""
+    axes = node.attributes.get_ints("axes")
+    if axes is None and len(node.inputs) > 1:
+        axes = _constant(node, 1).tolist()
+    kept = node.attributes.get_int("keepdims", 1) != 0
+    if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
+        return lambda x, *_: x
+    return lambda x, *_: x.mean(dim=axes or None, keepdim=kept)
+
+
 def _plain(function: Operator) -> Callable[[ir.Node], Operator]:
     return lambda node: function
 
@@ -107,6 +118,7 @@ OPERATORS: Mapping[str, Callable[[ir.Node], Operator]] = {
     "Gemm": _gemm,
     "Slice": _slice,
     "Pad": _pad,
+    "ReduceMean": _reduce_mean,
     "GlobalAveragePool": _plain(lambda x: x.mean(dim=(2, 3), keepdim=True)),
     "Flatten": _plain(lambda x: x.flatten(1)),
     "Relu": _plain(torch.relu),

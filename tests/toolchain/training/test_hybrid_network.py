@@ -16,6 +16,7 @@ from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
 from runtimes import ort
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_weights
+from tests.helpers import parse_ir
 from tests.passes.contract_models import Builder
 from toolchain.errors import UsageError
 from toolchain.layerwise import ArrayCalibration
@@ -41,10 +42,10 @@ def network():
     return net.model(net.op("Gemm", x, net.array("fc.w", 10, 4), net.array("fc.b", 4)))
 
 
-def models(bits):
+def models(bits, min_weights=0):
     """Decomposed in float, and quantised."""
     model = prepare(ir.from_proto(network()))
-    PenniPass(PenniConfig(rank=4, min_weights=0))(model)
+    PenniPass(PenniConfig(rank=4, min_weights=min_weights))(model)
     FusePass()(model)
     decomposed = finish(model.clone())
     calibration = ArrayCalibration([{"x": images(64)}], threads=1)
@@ -57,8 +58,9 @@ def outputs(model, x):
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_forward_is_that_of_onnxruntime_but_for_rounded_responses(bits) -> None:
-    decomposed, quantised = models(bits)
+@pytest.mark.parametrize("stem", ["decomposed", "ordinary"])
+def test_forward_is_that_of_onnxruntime_but_for_rounded_responses(bits, stem) -> None:
+    decomposed, quantised = models(bits, min_weights=0 if stem == "decomposed" else 300)
     x = images(16, 1)
     with torch.no_grad():
         y = HybridNetwork(quantised).eval()(torch.from_numpy(x)).numpy()
@@ -172,6 +174,36 @@ def test_hoyer_square_leaves_fewer_codes_and_fewer_in_doubt() -> None:
         doubts.append(sum(float(((v.abs() - 0.5).abs() < 0.1).sum()) for v in latents))
     assert counts[1] < counts[0]
     assert doubts[1] < doubts[0]
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize(("axes", "kept"), [([2, 3], 0), ([-1], 1), (None, 1)])
+def test_means_are_those_of_onnxruntime(opset, axes, kept) -> None:
+    given = "" if axes is None else f", axes = {axes}" if opset < 18 else ""
+    listed = "" if axes is None or opset < 18 else ", axes"
+    shapes = {0: "float[1, 1, 1, 1]", 1: "float[N, 3, 9, 1]", 2: "float[N, 3]"}
+    output = shapes[len(axes or [])]
+    model = parse_ir(
+        f"g (float[N, 3, 9, 7] x) => ({output} y) "
+        f"{{ y = ReduceMean <keepdims = {kept}{given}> (x{listed}) }}",
+        {"axes": np.array(axes, np.int64)} if listed else {},
+    )
+    model.graph.opset_imports[""] = opset
+    x = images(4)
+    y = HybridNetwork(model)(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(y, outputs(model, x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_training_exported_can_be_trained_again() -> None:
+    """Its graph is that of torch's exporter, with a mean for the pooling."""
+    model = prepare(ir.load("samples/models/resnet20_cifar10_pairs.onnx"))
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        y = HybridNetwork(model).eval()(torch.from_numpy(x)).numpy()
+    [name] = [value.name for value in model.graph.inputs]
+    np.testing.assert_allclose(
+        y, ort.run(ort.session_of(model), {name: x})[0], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_an_operator_without_a_rule_is_refused_by_name() -> None:
