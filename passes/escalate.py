@@ -6,8 +6,8 @@ A basis kernel is used by all outputs and channels of a layer, a coefficient by 
 different precision for the two parts of a decomposed weight is the idea of ESCALATE (Li et al.,
 MICRO 2021; built here from its abstract). Ternary v with a scale for each (output, basis kernel)
 need about a bit. All is fitted to the outputs of the float network on calibration data, layer by
-layer, without training. Layers that are not decomposed become ordinary int8 (QDQ). A float model
-is decomposed by `penni` first.
+layer, without training. Layers that are not decomposed become ordinary int8 (QDQ), and the first of
+them runs in the hybrid kernel where it can. A float model is decomposed by `penni` first.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,20 @@ import onnx_ir as ir
 from passes.conv import replace_node
 from passes.cost import layer_costs, layer_name, with_sample_shapes
 from passes.escalate_config import EscalateConfig
-from passes.escalate_fit import Quantised, quantise_layer
+from passes.escalate_fit import quantise_layer
 from passes.escalate_graph import Codes, register, simplify
 from passes.escalate_layers import (
     DecomposedLayer,
     Layer,
     RefusalError,
     candidates,
+    is_hybrid,
     is_quantised,
     on_node,
     read_layer,
+    with_stem,
 )
+from passes.escalate_nodes import Quantised
 from passes.escalate_plan import LayerChoice, plan_layers
 from passes.framework import CompressionPass, ConfigError, Cost, LayerDecision, Plan, PlanError
 from passes.fuse import FusePass
@@ -131,7 +134,7 @@ class EscalatePass(CompressionPass):
         todo = [name for name in layers if name in bits]
         if calibration is None or not todo:
             return done
-        if any(isinstance(layers[name], DecomposedLayer) for name in todo):
+        if any(is_hybrid(layers[name]) for name in todo):
             add_functions(model, op_types())
         walk, codes = calibration.walk(model, todo), Codes(model.graph)
         rng = np.random.default_rng(self.context.seed)
@@ -166,7 +169,7 @@ class EscalatePass(CompressionPass):
                 layers[name] = on_node(layer, nodes[name])
             else:
                 reasons[name] = refusal
-        return layers, reasons
+        return with_stem(layers), reasons
 
 
 def _with_functions(model: ir.Model) -> ir.Model:

@@ -4,6 +4,9 @@ A layer is quantised in one of two forms:
 
     hybrid   a decomposed convolution: 8-bit basis, coefficients of 8, 4 or 2 bits
     int8     an ordinary Conv, Gemm or MatMul: 8-bit weights, as a QDQ model has them
+
+The first convolution of a network that has hybrid layers is int8, but runs in their kernel: it is
+decomposed into the unit kernels, one for each tap, whose responses are the input itself.
 """
 
 from collections.abc import Iterator
@@ -65,6 +68,7 @@ class DenseLayer:
         bias: (K,) or None.
         geometry: strides, pads, dilations, group.
         transposed: the graph stores the weight as (C, K).
+        stem: the first convolution, to run in the kernel of the hybrid layers.
     """
 
     node: ir.Node
@@ -72,9 +76,13 @@ class DenseLayer:
     bias: Array | None
     geometry: ConvGeometry
     transposed: bool = False
+    stem: bool = False
 
 
 Layer = DecomposedLayer | DenseLayer
+STEM_CHANNELS = 4
+STEM_TAPS = 9
+"""Up to which the hybrid kernel was measured to be faster than onnxruntime's int8."""
 _MATRIX = ConvGeometry(strides=(), pads=(), dilations=())
 
 
@@ -184,6 +192,26 @@ def on_node(layer: Layer, node: ir.Node) -> Layer:
         return replace(layer, node=node)
     residual = None if layer.residual is None else node.inputs[len(INPUTS)]
     return replace(layer, node=node, residual=residual)
+
+
+def with_stem(layers: dict[str, Layer]) -> dict[str, Layer]:
+    """The same layers, in which first convolutions are marked where any layer is hybrid."""
+    if not any(isinstance(layer, DecomposedLayer) for layer in layers.values()):
+        return layers
+    return {name: _marked(layer) for name, layer in layers.items()}
+
+
+def _marked(layer: Layer) -> Layer:
+    if not isinstance(layer, DenseLayer) or layer.weight.ndim < 3 or layer.geometry.group > 1:
+        return layer
+    C, taps = layer.weight.shape[1], layer.weight[0, 0].size
+    few = C <= STEM_CHANNELS and 1 < taps <= STEM_TAPS
+    return replace(layer, stem=few and not layer.node.outputs[0].is_graph_output())
+
+
+def is_hybrid(layer: Layer) -> bool:
+    """Whether a layer may become an operator of the hybrid family."""
+    return isinstance(layer, DecomposedLayer) or layer.stem
 
 
 def name_of(layer: Layer) -> str:

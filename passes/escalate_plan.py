@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.escalate_config import EscalateConfig
-from passes.escalate_fit import Quantised, quantise_layer
+from passes.escalate_fit import quantise_layer
 from passes.escalate_graph import Codes
 from passes.escalate_layers import DecomposedLayer, Layer
+from passes.escalate_nodes import Quantised
 from passes.framework import Context
 from passes.layerwise import LayerwiseCalibration, Substitute
 from passes.mathematics.allocation import Choice, allocate
@@ -147,6 +148,7 @@ def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfi
     if not isinstance(layer, DecomposedLayer):
         kind = "1×1" if layer.weight[0, 0].size == 1 and layer.weight.ndim > 2 else "not decomposed"
         kind = "fully connected" if layer.weight.ndim == 2 else kind
+        kind = "few channels, in the hybrid kernel" if quantised.op_types else kind
         return LayerChoice(
             form="int8",
             bits=8,

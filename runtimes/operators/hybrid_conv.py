@@ -18,6 +18,7 @@ ESCALATE (Li et al., MICRO 2021); the arithmetic is ours. Relu and Clip are the 
 residual. How the v are stored: see `runtimes.operators.symbols`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,17 @@ class HybridWeights:
         )
         scaled = self.coefficients * factors[:, None, None]
         return np.tensordot(scaled, basis, axes=1).astype(np.float32)
+
+
+def unit_basis(kernel: Sequence[int]) -> tuple[Int8, UInt8]:
+    """A basis kernel for each tap, and its shift: T is x − x_zero_point itself, where that is int8.
+
+    An ordinary int8 convolution is a decomposed one with this basis and its weights for v. The tap
+    is 64 instead of 1, so that training can change it a little.
+    """
+    bits, taps = 6, int(np.prod(kernel))
+    basis = np.eye(taps, dtype=np.int8) << bits
+    return basis.reshape(taps, *kernel), np.full(taps, bits, np.uint8)
 
 
 def op_type(*, residual: bool = False) -> str:

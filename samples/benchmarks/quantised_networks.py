@@ -1,14 +1,19 @@
 """ResNet-18 and VGG-16 (CIFAR shape) with random weights, in fp32, int8 and decomposed forms."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from runtimes.operators.decomposed_conv import ConvGeometry
-from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, make_node
+from runtimes.operators.hybrid_conv import (
+    HybridWeights,
+    QuantizedValue,
+    make_node,
+    unit_basis,
+)
 from runtimes.operators.hybrid_conv_function import add_functions
 from samples.benchmarks.graph_builder import GraphBuilder
 from samples.benchmarks.random_networks import VGG16
@@ -57,14 +62,32 @@ class Network(GraphBuilder):
         self.form = form
         self.scale = self.keep("scale", np.array(ACTIVATION_SCALE, np.float32))
         self.zero = self.keep("zero", np.array(0, np.uint8))
+        self.centre = self.keep("centre", np.array(128, np.uint8))
 
     def build(self, body: "Callable[[Network, ir.Value], ir.Value]") -> ir.Model:
         """The model: input (N, 3, image, image), output (N, 10)."""
-        features = self.dequantise(body(self, self.quantise(self.input)))
+        features = self.dequantise(body(self, self.input))
         pooled = self.quantise(self.node("GlobalAveragePool", [features]))
         flat = self.node("Flatten", [self.dequantise(pooled)])
         logits = self.node("Gemm", [flat, *self.weights((CLASSES, 512))], {"transB": 1})
         return self.finished(logits, [CLASSES], add_functions)
+
+    def stem(self, x: ir.Value, K: int) -> ir.Value:
+        """The first 3×3 convolution, of real numbers: int8, in the kernel of the hybrid layers."""
+        C = 3
+        if self.form.dense:
+            return self.dense_conv(self.quantise(x), C, K, kernel=3)
+        q = self.node("QuantizeLinear", [x, self.scale, self.centre])
+        basis, shift = unit_basis((3, 3))
+        weights = HybridWeights(
+            basis=basis,
+            shift=shift,
+            symbols=self.rng.integers(-127, 128, (K, C, len(basis))).astype(np.int8),
+            levels=np.ones((K, len(basis)), np.int8),
+            scale=np.full(K, ACTIVATION_SCALE / 73 * np.sqrt(2 / (C * len(basis))), np.float32),
+            bias=self.rng.standard_normal(K).astype(np.float32),
+        )
+        return self.hybrid(replace(self.quantised(q), zero_point=self.centre), weights)
 
     def conv3x3(
         self, x: ir.Value, C: int, K: int, stride: int = 1, residual: ir.Value | None = None
@@ -72,14 +95,25 @@ class Network(GraphBuilder):
         """A 3×3 convolution with bias, residual and Relu in the form of the network."""
         if self.form.dense:
             return self.dense_conv(x, C, K, kernel=3, stride=stride, residual=residual)
+        added = None if residual is None else self.quantised(residual)
+        return self.hybrid(self.quantised(x), self.factors(C, K), stride, added)
+
+    def hybrid(
+        self,
+        x: QuantizedValue,
+        weights: HybridWeights,
+        stride: int = 1,
+        residual: QuantizedValue | None = None,
+    ) -> ir.Value:
+        """A HybridDecomposedConv."""
         node, own = make_node(
-            self.quantised(x),
+            x,
             self.scale,
             self.zero,
-            self.factors(C, K),
+            weights,
             ConvGeometry(strides=(stride, stride), pads=(1, 1, 1, 1), dilations=(1, 1)),
             name=f"conv{len(self.nodes)}",
-            residual=None if residual is None else self.quantised(residual),
+            residual=residual,
         )
         self.initializers += own
         return self.append(node)
@@ -175,7 +209,7 @@ class Network(GraphBuilder):
 
 def resnet18(network: Network, x: ir.Value) -> ir.Value:
     """Four stages of two blocks Relu(conv(Relu(conv(x))) + shortcut(x))."""
-    y, C = network.dense_conv(x, 3, 64, kernel=3), 64
+    y, C = network.stem(x, 64), 64
     for stage, K in enumerate(RESNET_WIDTHS):
         for block in range(2):
             stride, shortcut = (2 if stage and not block else 1), y
@@ -193,7 +227,7 @@ def vgg16(network: Network, x: ir.Value) -> ir.Value:
         if K == 0:
             y = network.max_pool(y)
         elif C == 3:
-            y, C = network.dense_conv(y, C, K, kernel=3), K
+            y, C = network.stem(y, K), K
         else:
             y, C = network.conv3x3(y, C, K), K
     return y

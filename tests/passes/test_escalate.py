@@ -1,5 +1,7 @@
 """The pass `escalate` on small networks: what it writes, what it refuses, what it says."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -16,7 +18,9 @@ from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
 from passes.storage import storage
 from runtimes import ort
+from runtimes.operators.decomposed_conv import read_geometry
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_packed, read_scale, read_weights
+from runtimes.operators.hybrid_reference import responses
 from tests.helpers import parse_ir
 from tests.passes.contract_models import MODELS, Builder
 from toolchain.errors import UnreadableError
@@ -214,6 +218,55 @@ def test_a_plan_without_data_is_refused() -> None:
     plan = EscalatePass(context=calibrated()).analyse(model)
     with pytest.raises(PlanError, match="needs calibration data"):
         EscalatePass().apply(model, plan)
+
+
+def with_stem(channels=3, pads=(1,) * 4):
+    """A convolution that `penni` leaves alone, and one that it decomposes."""
+    net = Builder(0)
+    x = "x" if channels == 3 else net.op("Concat", "x", "x", axis=1)
+    stem = net.op("Relu", net.conv(x, channels, 8, pads=pads))
+    model = prepare(ir.from_proto(net.model(net.op("Relu", net.conv(stem, 8, 16, pads=[1] * 4)))))
+    PenniPass(PenniConfig(rank=4, min_weights=8 * channels * 9 + 1))(model)
+    FusePass()(model)
+    return model
+
+
+@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (0, 2, 1, 0)])
+def test_the_first_convolution_runs_in_the_hybrid_kernel_without_any_loss(pads) -> None:
+    model = with_stem(pads=pads)
+    float_stem = next(node for node in model.graph if node.op_type == "Conv")
+    W, b = (float_stem.inputs[i].const_value.numpy().astype(np.float64) for i in (1, 2))
+    escalate = EscalatePass(context=calibrated())
+    plan = escalate.analyse(model)
+    assert plan.layers[0].reason.endswith("few channels, in the hybrid kernel")
+    escalate.apply(model, plan)
+    assert "Conv" not in kinds(finish(model))
+    [stem] = [node for node in model.graph if node.name == float_stem.name]
+    weights, (scale, zero_point) = read_weights(stem), read_scale(stem, "x")
+    codes = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
+    T = responses(codes, zero_point, weights, read_geometry(stem))
+    padded = np.pad(codes.astype(int) - zero_point, [(0, 0), (0, 0), pads[::2], pads[1::2]])
+    height, width = T.shape[3:]
+    for tap in range(9):
+        row, column = divmod(tap, 3)
+        read = padded[:, :, row : row + height, column : column + width]
+        np.testing.assert_array_equal(T[:, :, tap], read)
+    assert np.abs(weights.dense(scale) - W).max() <= np.abs(W).max() / 127
+    assert np.abs(weights.bias - b).max() < 0.1
+
+
+@pytest.mark.parametrize("why", ["positive", "channels", "alone"])
+def test_the_first_convolution_is_an_ordinary_one_where_that_is_better(why) -> None:
+    """Its input has no sign, it has many channels, or nothing else needs the kernel."""
+    model = with_stem(6 if why == "channels" else 3)
+    data = np.abs(images(64)) if why == "positive" else images(64)
+    context = calibrated(data)
+    if why == "alone":
+        context = replace(context, exclude=("conv2",))
+    before = model.clone()
+    EscalatePass(context=context)(model)
+    assert kinds(finish(model)).count("Conv") == 1
+    assert relative_error(model, before, data) < 0.05
 
 
 def test_lowered_to_standard_nodes_it_computes_the_same() -> None:
