@@ -10,17 +10,17 @@ constexpr int64_t kMaxAttribute = 1 << 20;     // of strides, pads, dilations, k
 constexpr int64_t kMaxCoefficients = 1 << 28;  // stored or not
 constexpr int64_t kMaxPlane = std::numeric_limits<int32_t>::max();  // pixels of one channel
 
+}  // namespace
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw Error(message);
+}
+
 void require_in_range(const std::vector<int64_t>& values, int64_t lowest, const char* name) {
   for (const int64_t value : values) {
     require(value >= lowest && value <= kMaxAttribute,
             std::string(name) + " " + text(values) + " is out of range");
   }
-}
-
-}  // namespace
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw Error(message);
 }
 
 std::string text(const std::vector<int64_t>& shape) {

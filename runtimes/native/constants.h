@@ -43,6 +43,9 @@ struct Constant {
 // Throws Error with the message unless the condition holds.
 void require(bool condition, const std::string& message);
 
+// Throws Error unless the values of an attribute lie between the lowest and 2^20.
+void require_in_range(const std::vector<int64_t>& values, int64_t lowest, const char* name);
+
 // "(2, 3)"
 std::string text(const std::vector<int64_t>& shape);
 

@@ -4,6 +4,7 @@
 #include "decomposed_conv.h"
 #include "hybrid_kernels.h"
 #include "hybrid_operator.h"
+#include "max_pool_operator.h"
 #include "ort_kernel.h"
 
 namespace optc {
@@ -117,6 +118,7 @@ OrtCustomOpDomain* make_domain() {
     if (status != nullptr) break;
     status = ort::CustomOpDomainAdd::call(api, domain, hybrid_operator(residual));
   }
+  if (status == nullptr) status = ort::CustomOpDomainAdd::call(api, domain, max_pool_operator());
   if (status == nullptr) return domain;
   ort::ReleaseStatus::call(api, status);
   return nullptr;

@@ -35,7 +35,7 @@ def add_bodies(
     model: ir.Model,
     names: Sequence[str],
     domain: str,
-    shared: Callable[[int], ir.Function],
+    shared: Sequence[Callable[[int], ir.Function]],
     body: Callable[[str, int, str], ir.Function],
 ) -> None:
     """Stores the bodies of some operators in a model, for its own standard opset.
@@ -44,7 +44,7 @@ def add_bodies(
         model: changed in place.
         names: of the operators; nothing is stored where there are none.
         domain: of the operators.
-        shared: makes the function that all bodies call, for an opset.
+        shared: make the functions that all bodies call, for an opset.
         body: makes the body of a name, for an opset and a domain.
     """
     if not names:
@@ -53,7 +53,7 @@ def add_bodies(
     for used in (domain, PORTABLE_DOMAIN):
         model.graph.opset_imports[used] = DOMAIN_VERSION
     bodies = [body(name, opset, domain) for name in sorted(set(names))]
-    functions = [shared(opset), *model.functions.values(), *bodies]
+    functions = [*(make(opset) for make in shared), *model.functions.values(), *bodies]
     model.functions.clear()  # onnx.reference wants functions before those that call them
     model.functions.update({function.identifier(): function for function in functions})
 

@@ -170,4 +170,4 @@ def _signed(op: Any, values: ir.Value) -> ir.Value:
 
 def add_functions(model: ir.Model, names: Sequence[str], domain: str = DOMAIN) -> None:
     """Stores the bodies of the named operators in a model, for its own standard opset."""
-    add_bodies(model, names, domain, sums_body, function_body)
+    add_bodies(model, names, domain, (sums_body,), function_body)

@@ -25,14 +25,14 @@ def infer_conv(context: shape_inference.InferenceContext, *, basis: int) -> None
     kernel = kernels.tensor_type.shape.dim[1:] if kernels is not None else []
     if x.tensor_type.HasField("shape") and kernel:
         dims = x.tensor_type.shape.dim
-        ints = {key: _ints(context, key) for key in GEOMETRY}
+        ints = {key: read_ints(context, key) for key in GEOMETRY}
         _check_ranks(ints, len(kernel), len(dims) - 2)
         geometry = ConvGeometry(
             strides=ints["strides"], pads=ints["pads"], dilations=ints["dilations"]
         )
         shape = output.tensor_type.shape
         shape.dim.add().CopyFrom(dims[0])
-        shape.dim.add().dim_value = _ints(context, "coefficient_shape")[0]
+        shape.dim.add().dim_value = read_ints(context, "coefficient_shape")[0]
         for axis, (size, width) in enumerate(zip(dims[2:], kernel, strict=True)):
             out = shape.dim.add()
             if size.HasField("dim_value") and width.HasField("dim_value"):
@@ -48,7 +48,8 @@ def _check_ranks(ints: dict[str, tuple[int, ...]], kernel_rank: int, spatial_ran
         )
 
 
-def _ints(context: shape_inference.InferenceContext, key: str) -> tuple[int, ...]:
+def read_ints(context: shape_inference.InferenceContext, key: str) -> tuple[int, ...]:
+    """An attribute; () where it is missing."""
     attribute = context.get_attribute(key)
     values: Sequence[int] = attribute.ints if attribute is not None else ()
     return tuple(values)

@@ -5,9 +5,10 @@ And of an operator that onnxruntime puts into the standard domain when it optimi
 
 from onnx import defs, shape_inference
 
-from runtimes.operators import DOMAIN_VERSION, DOMAINS, hybrid_conv
+from runtimes.operators import DOMAIN_VERSION, DOMAINS, hybrid_conv, max_pool
 from runtimes.operators.decomposed_conv import BASE_NAME, op_types
 from runtimes.operators.hybrid_schemas import hybrid_schema
+from runtimes.operators.max_pool_schema import max_pool_schema
 from runtimes.operators.schema_inference import GEOMETRY, infer_conv
 
 _INPUTS = (
@@ -30,6 +31,8 @@ def register_schemas() -> None:
         for name in hybrid_conv.op_types():
             if not defs.has(name, domain):
                 defs.register_schema(hybrid_schema(name, domain))
+        if not defs.has(max_pool.OP_TYPE, domain):
+            defs.register_schema(max_pool_schema(domain))
     if not defs.has(RMS_NORM):
         defs.register_schema(_rms_norm_schema())
 

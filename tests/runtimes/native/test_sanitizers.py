@@ -8,7 +8,9 @@ import pytest
 
 from runtimes.native.compile import COMPILER_FLAGS, FOLDER
 
-DRIVERS = tuple(Path(__file__).with_name(name) for name in ("fuzz.cpp", "hybrid_fuzz.cpp"))
+DRIVERS = tuple(
+    Path(__file__).with_name(name) for name in ("fuzz.cpp", "hybrid_fuzz.cpp", "max_pool_fuzz.cpp")
+)
 KERNEL = sorted(path for path in FOLDER.glob("*.cpp") if path.name != "library.cpp")
 
 
