@@ -21,7 +21,7 @@ import onnx_ir as ir
 from passes.cost import layer_costs, layer_name
 from passes.framework import CompressionPass, ConfigError, Cost, LayerDecision, Plan, PlanError
 from passes.isolate import isolated_layers
-from passes.lower import lower_node
+from passes.lower_conv import lower_node
 from passes.lower_int8 import dense_int8, lower_int8
 from passes.select_prediction import Form, predict_form
 from runtimes.operators import DOMAIN, PORTABLE_DOMAIN, hybrid_conv, hybrid_conv_function
