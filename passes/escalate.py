@@ -42,6 +42,7 @@ from passes.mathematics.hybrid_fit import LARGEST
 from passes.mathematics.quantization import CalibrationError
 from passes.penni import PenniPass
 from passes.shrink import ShrinkPass
+from runtimes.operators import max_pool
 from runtimes.operators.decomposed_conv import is_decomposed_conv
 from runtimes.operators.hybrid_conv import op_types
 from runtimes.operators.hybrid_conv_function import add_functions
@@ -117,6 +118,7 @@ class EscalatePass(CompressionPass):
             register(model.graph, shared)
             replace_node(layers[name].node, substitute.nodes, quantised.own)
         simplify(model.graph)
+        max_pool.add_functions(model, [node.op_type for node in model.graph])
         costs = layer_costs(model)
         measured = (
             replace(each, after=costs[each.layer], measured_error=done[each.layer].error)

@@ -9,8 +9,8 @@ which is what calibration walks through. `simplify` then removes what cancels, s
 layers hand on uint8 and nothing else:
 
     Q(DQ(q)) = q                  both of the same scale and zero point
-    Q(f(DQ(q))) = f(q)            f moves values about: Slice, Pad with zeros, MaxPool, Reshape, …;
-                                  MaxPool casts, as onnxruntime has fast loops for float alone
+    Q(f(DQ(q))) = f(q)            f moves values about: Slice, Pad with zeros, Reshape, …, MaxPool,
+                                  which becomes QuantizedMaxPool, or casts where that cannot be
     Relu(DQ(q)) = DQ(q)           of zero point 0
     equal Q or DQ of one value    are one
 """
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from passes.conv import free_name, free_node_name
 from passes.mathematics.quantization import Affine
+from passes.pooling import pool_of_integers
 from runtimes.operators.decomposed_conv import initializer
 from runtimes.operators.hybrid_conv import QuantizedValue
 
@@ -31,7 +32,6 @@ MOVES = frozenset(
     {"Slice", "Pad", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"}
 )
 """Operators that move values about: they take uint8 as they take float."""
-
 
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -225,28 +225,18 @@ def _on_integers(
         inputs = [*inputs, None][:3]
         inputs[2:3] = [quantize_node.inputs[2]]
         inputs += move.inputs[3:]
-    if move.op_type == "MaxPool":
-        inputs[0] = _cast(q, ir.DataType.FLOAT, f"{move.name}.float", quantize_node, graph)
     name = f"{move.name}.uint8"
-    copy = ir.Node("", move.op_type, inputs, list(move.attributes.values()), name=name)
-    graph.insert_before(quantize_node, copy)
-    moved = copy.outputs[0]
     if move.op_type == "MaxPool":
-        _name_output(copy, free_name(graph, f"{move.name}.largest"), ir.DataType.FLOAT)
-        moved = _cast(moved, ir.DataType.UINT8, name, quantize_node, graph)
+        nodes = pool_of_integers(move, q, name)
     else:
-        _name_output(copy, free_name(graph, name), ir.DataType.UINT8)
-    copy.outputs[0].shape = moved.shape = move.outputs[0].shape
+        nodes = [ir.Node("", move.op_type, inputs, list(move.attributes.values()), name=name)]
+        nodes[0].outputs[0].type = ir.TensorType(ir.DataType.UINT8)
+    graph.insert_before(quantize_node, nodes)
+    for node in nodes:
+        node.outputs[0].name = free_name(graph, node.name or "")
+    moved = nodes[-1].outputs[0]
+    moved.shape = move.outputs[0].shape
     return moved
-
-
-def _cast(
-    value: ir.Value | None, kind: ir.DataType, name: str, before: ir.Node, graph: ir.Graph
-) -> ir.Value:
-    node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", kind)], name=name)
-    _name_output(node, free_name(graph, name), kind)
-    graph.insert_before(before, node)
-    return node.outputs[0]
 
 
 def _bypass(node: ir.Node, value: ir.Value | None) -> None:

@@ -9,7 +9,8 @@ For tools and runtimes that cannot read model-local functions. One `DecomposedCo
 
 whichever is faster by the cost model; a residual input and an activation become Add, Relu, Clip.
 The channels of T are channel-major, basis-minor (c·M + m): PENNI's published code pairs them
-wrongly (Li et al., ICML 2020, official repository).
+wrongly (Li et al., ICML 2020, official repository). A `QuantizedMaxPool` becomes Cast, MaxPool and
+Cast.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from passes.cost import layer_costs, layer_name
 from passes.framework import CompressionPass, Cost, LayerDecision, Plan, PlanError, keep
 from passes.lower_conv import lower_node
 from passes.lower_hybrid import lower_hybrid
+from passes.pooling import lower_pool
 from runtimes.operators.decomposed_conv import (
     DecomposedWeights,
     is_decomposed_conv,
@@ -31,6 +33,7 @@ from runtimes.operators.decomposed_conv import (
 )
 from runtimes.operators.hybrid_conv import is_hybrid_conv
 from runtimes.operators.hybrid_conv import read_weights as read_hybrid
+from runtimes.operators.max_pool import is_max_pool
 
 GROUPED_CONV_PENALTY = 8.0
 """A MAC of onnxruntime's grouped Conv with several kernels a channel takes as long as this many
@@ -39,6 +42,8 @@ of a dense one: fitted to 16 to 512 channels, AVX2, onnxruntime 1.32."""
 Form = Literal["auto", "two-stage", "coefficients-first", "dense"]
 UNPACKED = "unpacked"
 """The only form of a `HybridDecomposedConv`."""
+POOL = "float32"
+"""The only form of a `QuantizedMaxPool`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +71,12 @@ class LowerPass(CompressionPass):
         """Chooses the form of every `DecomposedConv`."""
         costs = layer_costs(model)
         layers = tuple(
-            self._decide(node, costs[layer_name(node)])
-            if is_decomposed_conv(node)
+            self._decide_pool(node)
+            if is_max_pool(node)
             else self._decide_hybrid(node, costs[layer_name(node)])
-            for node in model.graph
-            if is_decomposed_conv(node) or is_hybrid_conv(node)
+            if is_hybrid_conv(node)
+            else self._decide(node, costs[layer_name(node)])
+            for node in filter(_is_lowered, model.graph)
         )
         return Plan(pass_name=self.name, config={"form": self.config.form}, layers=layers)
 
@@ -78,19 +84,33 @@ class LowerPass(CompressionPass):
         """Replaces the planned nodes; what only they used is left for `passes.cleanup.finish`."""
         if plan.pass_name != self.name:
             raise PlanError(f"plan of {plan.pass_name}, not of {self.name}")
-        nodes = {
-            layer_name(node): node
-            for node in model.graph
-            if is_decomposed_conv(node) or is_hybrid_conv(node)
-        }
+        nodes = {layer_name(node): node for node in filter(_is_lowered, model.graph)}
         for layer in plan.applied:
             if layer.layer not in nodes:
-                raise PlanError(f"plan of lower: the model has no DecomposedConv '{layer.layer}'")
-            if is_hybrid_conv(nodes[layer.layer]):
-                lower_hybrid(nodes[layer.layer])
+                raise PlanError(f"plan of lower: the model has no operator '{layer.layer}' of optc")
+            node = nodes[layer.layer]
+            if is_max_pool(node):
+                lower_pool(node)
+            elif is_hybrid_conv(node):
+                lower_hybrid(node)
             else:
-                lower_node(nodes[layer.layer], str(layer.settings["form"]))
+                lower_node(node, str(layer.settings["form"]))
         return plan
+
+    def _decide_pool(self, node: ir.Node) -> LayerDecision:
+        nothing = Cost(parameters=0, macs=0, nbytes=0)
+        decision = LayerDecision(
+            layer=layer_name(node),
+            op_type=node.op_type,
+            action="apply",
+            reason=f"{POOL}: Cast, MaxPool and Cast",
+            settings={"form": POOL},
+            before=nothing,
+            after=nothing,
+            predicted_error=0.0,
+        )
+        exclusion = self.context.exclusion(decision.layer)
+        return decision if exclusion is None else keep(decision, exclusion)
 
     def _decide_hybrid(self, node: ir.Node, before: Cost) -> LayerDecision:
         weights = read_hybrid(node)
@@ -145,6 +165,10 @@ class LowerPass(CompressionPass):
         )
         exclusion = self.context.exclusion(decision.layer)
         return decision if exclusion is None else keep(decision, exclusion)
+
+
+def _is_lowered(node: ir.Node) -> bool:
+    return is_decomposed_conv(node) or is_hybrid_conv(node) or is_max_pool(node)
 
 
 def _nnz(array: NDArray[Any]) -> int:

@@ -68,6 +68,7 @@ from passes.channels.sizes import sample_sizes
 from passes.channels.slicing import gather, slice_axes, split
 from runtimes.operators import DOMAINS
 from runtimes.operators import hybrid_conv as hybrid_operator
+from runtimes.operators import max_pool as max_pool_operator
 from runtimes.operators.decomposed_conv import op_types
 
 STANDARD = ""
@@ -120,6 +121,7 @@ RULES: dict[tuple[str, str], Rule] = {
             *("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"),
         )
     },
+    **{(domain, max_pool_operator.OP_TYPE): unary(zero_only) for domain in DOMAINS},
     **{(CONTRIB, name): unary(zero_only) for name in ("Gelu", "QuickGelu")},
     **{
         (STANDARD, name): unary(unknown)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from passes.shrink import ShrinkConfig, ShrinkPass
-from runtimes.operators import DOMAIN, DOMAIN_VERSION
+from runtimes.operators import DOMAIN, DOMAIN_VERSION, max_pool
 from runtimes.operators.decomposed_conv import (
     ConvGeometry,
     DecomposedWeights,
@@ -152,6 +152,7 @@ class Net:
         )
         model = ir.Model(graph, ir_version=9)
         add_functions(model, [n.op_type for n in self.nodes if is_decomposed_conv(n)])
+        max_pool.add_functions(model, [n.op_type for n in self.nodes])
         common.ShapeInferencePass()(model)
         check(model)
         return model

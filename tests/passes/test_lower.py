@@ -220,7 +220,7 @@ def test_a_plan_of_another_model_is_refused() -> None:
     plan = Plan.from_json(LowerPass().analyse(model).to_json())
     assert plan == LowerPass().analyse(model)
     model.graph[0].name = "other"
-    with pytest.raises(PlanError, match="no DecomposedConv 'layer'"):
+    with pytest.raises(PlanError, match="no operator 'layer' of optc"):
         LowerPass().apply(model, plan)
     with pytest.raises(PlanError, match="plan of shrink, not of lower"):
         LowerPass().apply(model, replace(plan, pass_name="shrink"))

@@ -25,15 +25,6 @@ def escalated(name="residual", bits=8):
     return finish(model)
 
 
-def pooled():
-    net = Builder()
-    x = net.op("Relu", net.conv("x", 3, 8, pads=[1] * 4))
-    x = net.op("Relu", net.conv(x, 8, 8, pads=[1] * 4))
-    x = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-    x = net.op("Relu", net.conv(x, 8, 8, pads=[1] * 4))
-    return net.model(x)
-
-
 @pytest.mark.parametrize("name", ["chain", "residual", "dilation"])
 @pytest.mark.parametrize("bits", [8, 2])
 def test_int8_computes_the_same_layers(name, bits) -> None:
@@ -126,22 +117,3 @@ def test_work_decides_without_measurements(K, rank, form) -> None:
     step(model)
     [layer] = SelectPass().analyse(model).layers
     assert layer.settings["form"] == form, layer.reason
-
-
-def test_pools_between_quantised_layers_run_in_floats_of_whole_numbers() -> None:
-    model = prepare(ir.from_proto(pooled()))
-    EscalatePass(context=calibrated())(model)
-    [pool] = [node for node in finish(model).graph if node.op_type == "MaxPool"]
-    assert pool.inputs[0].producer().op_type == "Cast"
-    [use] = pool.outputs[0].uses()
-    assert use.node.op_type == "Cast"
-    assert use.node.outputs[0].dtype == ir.DataType.UINT8
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    # The maximum of uint8 is the same as that of the floats they stand for.
-    other = model.clone()
-    casts = [node for node in other.graph if node.op_type == "Cast"]
-    pool = next(node for node in other.graph if node.op_type == "MaxPool")
-    pool.replace_input_with(0, casts[0].inputs[0])
-    ir.convenience.replace_all_uses_with(casts[1].outputs[0], pool.outputs[0])
-    pool.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
-    np.testing.assert_array_equal(outputs(model, images(4)), outputs(finish(other), images(4)))

@@ -12,6 +12,7 @@ from passes.channels.graph import ChannelGraph
 from passes.channels.inputs import NotFollowedError
 from passes.channels.liveness import kept_channels, live_channels
 from passes.shrink import ShrinkPass
+from runtimes.operators import DOMAIN
 from tests.passes.channel_models import Net, difference, shape_of, shrink, widths
 
 Between = Callable[[Net, ir.Value], ir.Value]
@@ -102,6 +103,14 @@ def pool(kind: str, **attributes: object) -> Between:
     return lambda net, x: net.op(kind, x, kernel_shape=[2, 2], **attributes)
 
 
+def quantised_pool(net: Net, x: ir.Value) -> ir.Value:
+    attributes = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "ceil_mode": 0}
+    x = net.op("Mul", net.op("Relu", x), scalar(net, 50))
+    whole = net.op("Cast", x, to=ir.DataType.UINT8)
+    y = net.op("QuantizedMaxPool", whole, domain=DOMAIN, kernel_shape=[2, 2], **attributes)
+    return net.op("Cast", y, to=ir.DataType.FLOAT)
+
+
 def reduce(kind: str) -> Between:
     return lambda net, x: net.op(kind, x, net.ints(2, 3))
 
@@ -131,6 +140,7 @@ FOLLOWED: dict[str, tuple[Between, float]] = {
     "sum of three": (lambda net, x: net.op("Sum", x, x, scalar(net, 0)), 0),
     "max pool": (pool("MaxPool", pads=[1, 1, 1, 1]), 0),
     "average pool": (pool("AveragePool"), 0),
+    "quantised max pool": (quantised_pool, 0),
     "global pool": (lambda net, x: net.op("GlobalMaxPool", x), 0),
     "reduce": (reduce("ReduceMean"), 0),
     "spatial mask": (
