@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from passes.pooling import read_pool
+from runtimes.operators.max_pool import OP_TYPE
 from toolchain.errors import UsageError
 from toolchain.training.hybrid_conv import convolve
 from toolchain.training.int8_layers import along_axis
@@ -106,6 +108,27 @@ def _reduce_mean(node: ir.Node) -> Operator:
     return lambda x, *_: x.mean(dim=axes or None, keepdim=kept)
 
 
+def _max_pool(node: ir.Node) -> Operator:
+    """Pads by hand: torch allows fewer pads, and another last window."""
+    geometry = read_pool(node)
+    if geometry is None:
+        raise UsageError(f"'{node.name}': {node.op_type} with these attributes is not known")
+    windows = list(zip(geometry.kernel_shape, geometry.strides, geometry.dilations, strict=True))
+    pool = (nn.functional.max_pool1d, nn.functional.max_pool2d)[len(windows) - 1]
+    strides, dilations = geometry.strides, geometry.dilations
+
+    def run(x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for axis, (kernel, stride, dilation) in enumerate(windows):
+            size, begin = x.shape[axis + 2], geometry.pads[axis]
+            used = (geometry.output_size(size, axis) - 1) * stride + dilation * (kernel - 1) + 1
+            pads = [begin, used - size - begin, *pads]  # the last axis first
+        x = nn.functional.pad(x, pads, value=-torch.inf) if any(pads) else x
+        return pool(x, geometry.kernel_shape, strides, dilation=dilations)
+
+    return run
+
+
 def _plain(function: Operator) -> Callable[[ir.Node], Operator]:
     return lambda node: function
 
@@ -116,6 +139,8 @@ OPERATORS: Mapping[str, Callable[[ir.Node], Operator]] = {
     "BatchNormalization": _batch_norm,
     "Conv": _conv,
     "Gemm": _gemm,
+    "MaxPool": _max_pool,
+    OP_TYPE: _max_pool,
     "Slice": _slice,
     "Pad": _pad,
     "ReduceMean": _reduce_mean,

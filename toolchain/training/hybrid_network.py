@@ -31,6 +31,7 @@ from runtimes.operators.decomposed_conv import (
 )
 from runtimes.operators.decomposed_conv import INPUTS as FLOAT_INPUTS
 from runtimes.operators.hybrid_conv import INPUTS, QuantizedValue, is_hybrid_conv, make_node
+from runtimes.operators.max_pool import is_max_pool
 from toolchain.errors import UsageError
 from toolchain.training.graph_operators import OPERATORS, Operator
 from toolchain.training.hybrid_conv import HybridConv2d, convolve
@@ -110,7 +111,8 @@ class HybridNetwork(nn.Module):
             if key not in self.layers:  # layers may share it
                 self.layers[key] = constant
             return _Step(run=key, inputs=(), output=output)
-        if node.domain != "" or node.op_type not in OPERATORS:
+        known = node.op_type in OPERATORS and (node.domain == "" or is_max_pool(node))
+        if not known:
             raise UsageError(
                 f"'{node.name}': {node.op_type} cannot be trained through; known are "
                 f"{', '.join(sorted(OPERATORS))}"

@@ -16,6 +16,7 @@ from passes.penni import PenniPass
 from passes.penni_config import PenniConfig
 from runtimes import ort
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_weights
+from runtimes.operators.max_pool import is_max_pool
 from tests.helpers import parse_ir
 from tests.passes.contract_models import Builder
 from toolchain.errors import UsageError
@@ -51,6 +52,41 @@ def models(bits, min_weights=0):
     calibration = ArrayCalibration([{"x": images(64)}], threads=1)
     EscalatePass(EscalateConfig(bits=bits), Context(calibration=calibration))(model)
     return decomposed, finish(model)
+
+
+def pooled(**attributes):
+    """A float network with a MaxPool."""
+    net = Builder(1)
+    x = net.op("Relu", net.conv("x", 3, 10, pads=[1] * 4))
+    x = net.op("MaxPool", x, kernel_shape=[3, 2], strides=[2, 2], **attributes)
+    x = net.op("Relu", net.conv(x, 10, 10, pads=[1] * 4))
+    return prepare(ir.from_proto(net.model(net.op("Flatten", net.op("GlobalAveragePool", x)))))
+
+
+@pytest.mark.parametrize("attributes", [{}, {"pads": [1, 0, 2, 1]}, {"ceil_mode": 1}])
+def test_pools_run_in_floats_and_between_quantised_layers(attributes) -> None:
+    x = images(16, 1)
+    real = pooled(**attributes)
+    quantised = real.clone()
+    PenniPass(PenniConfig(rank=4, min_weights=0))(quantised)
+    FusePass()(quantised)
+    EscalatePass(context=Context(calibration=ArrayCalibration([{"x": images(64)}], threads=1)))(
+        quantised
+    )
+    finish(quantised)
+    assert any(is_max_pool(node) for node in quantised.graph)
+    for model, bound in ((real, 1e-5), (quantised, 0.03)):
+        with torch.no_grad():
+            y = HybridNetwork(model).eval()(torch.from_numpy(x)).numpy()
+        expected = outputs(model, x)
+        assert np.linalg.norm(y - expected) < bound * np.linalg.norm(expected)
+
+
+def test_a_pool_that_is_not_known_is_refused_by_name() -> None:
+    net = Builder(0)
+    x = net.op("MaxPool", "x", kernel_shape=[2, 2], storage_order=1)
+    with pytest.raises(UsageError, match="MaxPool with these attributes"):
+        HybridNetwork(ir.from_proto(net.model(x)))
 
 
 def outputs(model, x):
