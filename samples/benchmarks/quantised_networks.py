@@ -1,20 +1,21 @@
 """ResNet-18 and VGG-16 (CIFAR shape) with random weights, in fp32, int8 and decomposed forms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from runtimes.operators import hybrid_conv_function, max_pool
 from runtimes.operators.decomposed_conv import ConvGeometry
 from runtimes.operators.hybrid_conv import (
     HybridWeights,
     QuantizedValue,
     make_node,
+    op_types,
     unit_basis,
 )
-from runtimes.operators.hybrid_conv_function import add_functions
 from samples.benchmarks.graph_builder import GraphBuilder
 from samples.benchmarks.random_networks import VGG16
 
@@ -22,6 +23,9 @@ RANK = 4
 CLASSES = 10
 ACTIVATION_SCALE = 0.04
 RESNET_WIDTHS = (64, 128, 256, 512)
+HALVING = max_pool.PoolGeometry(
+    kernel_shape=(2, 2), strides=(2, 2), pads=(0,) * 4, dilations=(1, 1)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +160,10 @@ class Network(GraphBuilder):
         return self.quantise(self.node("Relu", [y]) if relu else y)
 
     def max_pool(self, x: ir.Value) -> ir.Value:
-        """Halves the image; in float32, as onnxruntime is slow with uint8 outside of its int8."""
-        geometry = {"kernel_shape": [2, 2], "strides": [2, 2]}
+        """Halves the image."""
         if self.form.dense:
-            return self.node("MaxPool", [x], geometry)
-        pooled = self.node("MaxPool", [self.node("Cast", [x], {"to": ir.DataType.FLOAT})], geometry)
-        return self.node("Cast", [pooled], {"to": ir.DataType.UINT8})
+            return self.node("MaxPool", [x], {"kernel_shape": [2, 2], "strides": [2, 2]})
+        return self.append(max_pool.make_node(x, HALVING, name=f"pool{len(self.nodes)}"))
 
     def weights(self, shape: tuple[int, ...]) -> list[ir.Value]:
         """Random weight and bias: int8 and int32 with a scale per channel, or fp32."""
@@ -231,6 +233,12 @@ def vgg16(network: Network, x: ir.Value) -> ir.Value:
         else:
             y, C = network.conv3x3(y, C, K), K
     return y
+
+
+def add_functions(model: ir.Model, names: Sequence[str]) -> None:
+    """Stores the bodies of the operators that the networks have."""
+    hybrid_conv_function.add_functions(model, [name for name in names if name in op_types()])
+    max_pool.add_functions(model, names)
 
 
 NETWORKS = {"resnet18": resnet18, "vgg16": vgg16}
