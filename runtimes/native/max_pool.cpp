@@ -58,8 +58,8 @@ void every_second(const uint8_t* __restrict__ row, uint8_t* __restrict__ y, int6
   }
 }
 
-// One call, in pieces of whole planes. A row of maxima down the columns has zeros at its ends: 0 is the least number, so
-// padding of it never wins.
+// One call, in pieces of whole planes. A row of maxima down the columns has zeros at its ends: 0 is
+// the least number, so that padding never wins.
 struct Run {
   const Geometry& g;
   int64_t height, width, out_height, out_width;
