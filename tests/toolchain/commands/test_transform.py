@@ -400,7 +400,7 @@ def test_a_form_that_was_asked_for_is_not_chosen_anew(optc, model, tmp_path) -> 
     assert all(not plan["notes"] for plan in selections)
 
 
-@pytest.mark.parametrize(("slow", "left"), [("all int8", 1), ("all native", 0)])
+@pytest.mark.parametrize(("slow", "left"), [("all int8", 2), ("all native", 0)])
 def test_quantised_layers_become_int8_where_that_is_faster(
     optc, model, data, monkeypatch, slow, left
 ) -> None:
