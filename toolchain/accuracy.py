@@ -52,7 +52,6 @@ def evaluate(
     run: Run,
     data: Data,
     *,
-    limit: int | None = None,
     output: str | None = None,
     progress: Progress = lambda done, total, label: None,
 ) -> Accuracy:
@@ -61,7 +60,6 @@ def evaluate(
     Args:
         run: returns arrays by output name for feeds.
         data: with labels of shape (samples,), or that of the scores without their last axis.
-        limit: use at most this many samples.
         output: name of the scores (..., classes); the first output if None.
         progress: called after every batch.
 
@@ -73,8 +71,8 @@ def evaluate(
             f"{data.path}: no array named 'labels'; add the class number of every sample"
         )
     ranks: list[Array] = []
-    name, classes, total = output or "", 0, data.batch_count(limit=limit)
-    for index, batch in enumerate(data.batches(limit=limit)):
+    name, classes, total = output or "", 0, data.batch_count()
+    for index, batch in enumerate(data.batches()):
         outputs = run(batch.feeds)
         name = output or next(iter(outputs))
         if name not in outputs:

@@ -60,7 +60,20 @@ class Data:
     chunks: Callable[[], Iterator[Chunk]]
     notes: tuple[str, ...] = ()
 
-    def batches(self, size: int | None = None, *, limit: int | None = None) -> Iterator[Batch]:
+    def limited(self, samples: int | None) -> "Data":
+        """The first so many samples, or all.
+
+        Raises:
+            UsageError: they are fewer than the model's fixed batch.
+        """
+        if samples is None or samples >= self.samples:
+            return self
+        fixed = fixed_batch(self.inputs) if batched_names(self.inputs) else None
+        if fixed and samples < fixed:
+            raise UsageError(f"--samples {samples} is below the model's batch of {fixed}")
+        return replace(self, samples=samples // fixed * fixed if fixed else samples)
+
+    def batches(self, size: int | None = None) -> Iterator[Batch]:
         """Reads the data in batches.
 
         A model with a fixed batch size gets batches of that size and the remainder is dropped;
@@ -68,17 +81,12 @@ class Data:
 
         Args:
             size: samples a batch, 32 if None.
-            limit: stop after this many samples.
 
         Raises:
-            UsageError: the limit is below the fixed batch size.
             UnreadableError: the data no longer gives a batch.
         """
         fixed = fixed_batch(self.inputs) if batched_names(self.inputs) else None
-        if limit is not None and fixed and limit < fixed:
-            raise UsageError(f"--samples {limit} is below the model's batch of {fixed}")
-        wanted = self.samples if limit is None else limit
-        size, left = fixed or size or DEFAULT_BATCH, wanted
+        size, left = fixed or size or DEFAULT_BATCH, self.samples
         batched = {*batched_names(self.inputs), LABELS}
         for joined in _join(self.chunks(), batched, size):
             samples = _length(joined, batched)
@@ -90,16 +98,15 @@ class Data:
                 left -= taken
             if not left:
                 return
-        if left == wanted:
+        if left == self.samples:
             raise UnreadableError(
                 f"{self.path}: gives no batch of samples; a function must yield the same at every "
                 "call, and a fixed batch needs enough samples of one shape"
             )
 
-    def batch_count(self, size: int | None = None, *, limit: int | None = None) -> int:
+    def batch_count(self, size: int | None = None) -> int:
         """About how many batches there will be, for progress."""
-        total = min(self.samples, limit) if limit is not None else self.samples
-        return max(1, -(-total // (fixed_batch(self.inputs) or size or DEFAULT_BATCH)))
+        return max(1, -(-self.samples // (fixed_batch(self.inputs) or size or DEFAULT_BATCH)))
 
 
 def open_data(source: str, inputs: Sequence[InputSpec]) -> Data:

@@ -30,7 +30,6 @@ class Job:
         recipe: passes and their options.
         plans: made earlier, to be executed instead of analysing; () to analyse.
         calibration: data to fit and compare on; None: random inputs are compared.
-        samples: use at most this many calibration samples.
         gates: limits the result must keep.
         timer: to choose the fastest form of every layer; None to optimise for size.
         native: library of operators to check the result with; None where there is none.
@@ -45,7 +44,6 @@ class Job:
     recipe: Recipe
     plans: tuple[Plan, ...] = ()
     calibration: Data | None = None
-    samples: int | None = None
     gates: Gates = field(default_factory=Gates)
     timer: FormTimer | None = None
     native: Path | None = None

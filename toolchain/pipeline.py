@@ -90,7 +90,7 @@ def _context(job: Job, watch: Stopwatch, progress: Progress) -> Context:
     calibration = None
     if job.calibration is not None:
         with watch.stage("read data"):
-            batches = job.calibration.batches(CALIBRATION_BATCH, limit=job.samples)
+            batches = job.calibration.batches(CALIBRATION_BATCH)
             calibration = ArrayCalibration([batch.feeds for batch in batches])
     return Context(
         calibration=calibration,
@@ -106,8 +106,7 @@ def _describe(job: Job) -> Calibration | None:
     data = job.calibration
     if data is None:
         return None
-    samples = data.samples if job.samples is None else min(job.samples, data.samples)
-    return Calibration(path=data.path, sha256=data.sha256, samples=samples)
+    return Calibration(path=data.path, sha256=data.sha256, samples=data.samples)
 
 
 def _write(
@@ -154,7 +153,6 @@ def _verify(job: Job, staged: Path, plans: Sequence[Plan], progress: Progress) -
         data,
         kind=kind,
         exact=exact,
-        samples=None if job.calibration is None else job.samples,
         native=job.native,
         seed=job.recipe.seed,
         progress=progress,

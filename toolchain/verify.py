@@ -31,7 +31,6 @@ def verify(
     *,
     kind: str,
     exact: bool,
-    samples: int | None = None,
     native: Path | None = None,
     seed: int = 0,
     progress: Progress = lambda done, total, label: None,
@@ -44,7 +43,6 @@ def verify(
         data: inputs to compare on.
         kind: "calibration" or "random", for the report.
         exact: outputs must agree to `EXACT_TOLERANCE`, else to `LOSSY_TOLERANCE`.
-        samples: compare on at most this many.
         native: library of operators whose outputs must be those of stock onnxruntime.
         seed: of the inputs for other batch sizes.
         progress: called after every batch.
@@ -61,8 +59,8 @@ def verify(
         _check_batches(reference, candidate, data.inputs, seed)
         if native is not None:
             _check_native(candidate, Runner(rewritten, native=native), data)
-        batches, total = data.batches(limit=samples), data.batch_count(limit=samples)
-        outputs = compare_outputs(reference, candidate, batches, progress, total=total)
+        total = data.batch_count()
+        outputs = compare_outputs(reference, candidate, data.batches(), progress, total=total)
         failures = _check_errors(outputs, tolerance)
     except UnreadableError as error:
         failures = [str(error)]

@@ -91,7 +91,9 @@ def test_labels_of_any_integer_type(tmp_path: Path, dtype: str) -> None:
 def test_limit_and_named_output(tmp_path: Path) -> None:
     data = labelled(tmp_path / "d.npz", np.eye(12), np.arange(12))
     result = evaluate(
-        lambda feeds: {"other": -feeds["x"], "scores": feeds["x"]}, data, limit=5, output="scores"
+        lambda feeds: {"other": -feeds["x"], "scores": feeds["x"]},
+        data.limited(5),
+        output="scores",
     )
     assert (result.samples, result.correct) == (5, 5)
     assert evaluate(lambda feeds: {"other": -feeds["x"], "scores": feeds["x"]}, data).correct == 0

@@ -50,8 +50,8 @@ def test_batch_sizes_and_limit(
     tmp_path: Path, size: int | None, limit: int | None, expected: list[int]
 ) -> None:
     data = open_data(saved(tmp_path / "d.npz", input=images(10)), IMAGE)
-    assert sizes(data, size, limit=limit) == expected
-    assert data.batch_count(size, limit=limit) == len(expected)
+    assert sizes(data.limited(limit), size) == expected
+    assert data.limited(limit).batch_count(size) == len(expected)
 
 
 def test_folder_is_read_in_order_of_names_and_joined(tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_fixed_batch_leaves_out_the_remainder(tmp_path: Path) -> None:
 def test_a_limit_below_a_fixed_batch_is_refused() -> None:
     data = random_data([spec("input", 4, 3, 8, 8)], samples=8, seed=0)
     with pytest.raises(UsageError, match="--samples 3 is below the model's batch of 4"):
-        sizes(data, limit=3)
-    assert sizes(data, limit=4) == [4]
+        data.limited(3)
+    assert sizes(data.limited(4)) == sizes(data.limited(7)) == [4]
 
 
 def test_input_without_samples_is_given_whole(tmp_path: Path) -> None:

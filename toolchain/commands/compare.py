@@ -69,9 +69,10 @@ def command(
     """Compare the outputs of two models on the same inputs; FIRST is the reference."""
     models = [open_model(path) for path in (first, second)]
     opened = open_data_or_random(data, common_inputs(models), samples=samples, seed=seed, dims=dims)
+    opened = opened.limited(samples)
     library = native_library(models, native)
-    outputs = _compare_outputs(models, opened, samples, threads, library)
-    layers = _compare_layers(models, opened, samples) if per_layer else ()
+    outputs = _compare_outputs(models, opened, threads, library)
+    layers = _compare_layers(models, opened) if per_layer else ()
     if as_json:
         print_json(
             {
@@ -105,27 +106,22 @@ def check_tolerance(outputs: Sequence[OutputFidelity], max_rel: float | None) ->
 def _compare_outputs(
     models: Sequence[OpenedModel],
     data: Data,
-    samples: int | None,
     threads: int,
     library: Path | None,
 ) -> tuple[OutputFidelity, ...]:
     reference, candidate = (Runner(model.path, threads=threads, native=library) for model in models)
-    total = data.batch_count(limit=samples)
+    total = data.batch_count()
     with progress(total, "compare") as report:
-        return compare_outputs(
-            reference, candidate, data.batches(limit=samples), report, total=total
-        )
+        return compare_outputs(reference, candidate, data.batches(), report, total=total)
 
 
-def _compare_layers(
-    models: Sequence[OpenedModel], data: Data, samples: int | None
-) -> tuple[LayerFidelity, ...]:
+def _compare_layers(models: Sequence[OpenedModel], data: Data) -> tuple[LayerFidelity, ...]:
     first, second = ((model.path, model.model) for model in models)
     with progress(1, "layers") as report:
         return compare_layers(
             first,
             second,
-            lambda: data.batches(limit=samples),
+            data.batches,
             batch_size=DEFAULT_BATCH,
             progress=report,
         )

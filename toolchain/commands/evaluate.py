@@ -70,12 +70,12 @@ def command(
     if max_drop is not None and baseline is None:
         raise UsageError("--max-drop compares with another model: give it with --baseline")
     models = [open_model(path) for path in (model, baseline) if path is not None]
-    opened = [open_data(data, each.inputs) for each in models]
+    opened = [open_data(data, each.inputs).limited(samples) for each in models]
     for line in opened[0].notes:
         note(line)
     library = native_library(models, native)
     scores = [
-        _score(each, source, output, samples, threads, library)
+        _score(each, source, output, threads, library)
         for each, source in zip(models, opened, strict=True)
     ]
     drop = drop_points(scores[1], scores[0]) if baseline is not None else None
@@ -96,13 +96,12 @@ def _score(
     model: OpenedModel,
     data: Data,
     output: str | None,
-    samples: int | None,
     threads: int,
     library: Path | None,
 ) -> Accuracy:
-    with progress(data.batch_count(limit=samples), f"eval {model.path.name}") as report:
+    with progress(data.batch_count(), f"eval {model.path.name}") as report:
         runner = Runner(model.path, threads=threads, native=library)
-        return evaluate(runner, data, limit=samples, output=output, progress=report)
+        return evaluate(runner, data, output=output, progress=report)
 
 
 def _document(

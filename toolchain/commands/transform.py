@@ -115,7 +115,7 @@ def command(
         targets = () if dry_run else (target, rejected_path(target))
         _check_paths(targets, read, report, timings)
         known = load_times(timings) if timings is not None else {}
-        calibration = _open(calib, opened)
+        calibration = _open(calib, opened, samples)
         gates = Gates(
             max_size=max_size,
             min_speedup=min_speedup,
@@ -133,7 +133,6 @@ def command(
         recipe=recipe,
         plans=plans,
         calibration=calibration,
-        samples=samples,
         gates=gates,
         timer=timer if optimize_for == "latency" else None,
         native=library,
@@ -209,10 +208,10 @@ def _native(wanted: bool, recipe: Recipe, timed: bool) -> Path | None:
     return build_native() if wanted and timed and recipe.lower == "optc" else None
 
 
-def _open(source: str | None, model: OpenedModel) -> Data | None:
+def _open(source: str | None, model: OpenedModel, samples: int | None = None) -> Data | None:
     if source is None:
         return None
     data = open_data(source, model.inputs)
     for line in data.notes:
         note(line)
-    return data
+    return data.limited(samples)
