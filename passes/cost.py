@@ -246,18 +246,24 @@ def _decomposed_macs(node: ir.Node) -> int | None:
 
 
 def hybrid_parameters(node: ir.Node) -> int:
-    """Coefficients of a `HybridDecomposedConv` that are not zero, and the basis."""
+    """Coefficients of a `HybridDecomposedConv` that are not zero, and the basis.
+
+    An ordinary convolution has no basis to count.
+    """
     weights = hybrid_conv.read_weights(node)
-    return int(np.count_nonzero(weights.symbols)) + weights.basis.size
+    basis = 0 if weights.is_ordinary else weights.basis.size
+    return int(np.count_nonzero(weights.symbols)) + basis
 
 
 def _hybrid_macs(node: ir.Node) -> int | None:
-    """Ho·Wo · (C · M · RS + nnz(Ce)), for all samples of the batch."""
+    """Ho·Wo · (C · M · RS + nnz(Ce)), for all samples of the batch; Ho·Wo · |W| if ordinary."""
     x, y = _sizes(node.inputs[0]), _sizes(node.outputs[0])
     if x is None or y is None:
         return None
     weights = hybrid_conv.read_weights(node)
     pixels = y[0] * math.prod(y[2:])
+    if weights.is_ordinary:
+        return pixels * weights.symbols.size
     return pixels * (x[1] * weights.basis.size + int(np.count_nonzero(weights.symbols)))
 
 

@@ -44,11 +44,13 @@ def read_hybrid(node: ir.Node, lookup: Lookup) -> ReadLayer:
         raise UnsupportedError(f"a convolution over {weights.basis.ndim - 1} axes")
     x = quantized_operand(node, "x", node.inputs[0], lookup)
     centred = one_sample(node, x.values).astype(np.int16) - x.zero_point  # (C, H, W)
-    factors = Factors(
-        basis=weights.basis,
-        coefficients=weights.coefficients,
-        bits=read_packed(node).value_bits,
-    )
+    factors = None  # an accelerator has no need of the unit kernels
+    if not weights.is_ordinary:
+        factors = Factors(
+            basis=weights.basis,
+            coefficients=weights.coefficients,
+            bits=read_packed(node).value_bits,
+        )
     layer = build_layer(node, centred, weights.dense(x.scale), factors, geometry)
     residual, added = None, None
     if node.op_type == op_type(residual=True):

@@ -102,6 +102,12 @@ class HybridWeights:
         """Ce = levels·v, (K, C/group, M)."""
         return self.levels[:, None].astype(np.int32) * self.symbols
 
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether it is an int8 convolution, the basis being `unit_basis`."""
+        basis, shift = unit_basis(self.basis.shape[1:])
+        return np.array_equal(self.basis, basis) and np.array_equal(self.shift, shift)
+
     def dense(self, x_scale: float) -> Float:
         """The weight it stands for, (K, C/group, *kernel), for inputs of that scale."""
         factors = self.scale.astype(np.float64) / x_scale

@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from passes.cleanup import finish, prepare
+from passes.cost import layer_costs
 from passes.escalate import EscalatePass
 from passes.escalate_config import EscalateConfig
 from passes.framework import ConfigError, Context, PlanError
@@ -253,6 +254,9 @@ def test_the_first_convolution_runs_in_the_hybrid_kernel_without_any_loss(pads) 
         np.testing.assert_array_equal(T[:, :, tap], read)
     assert np.abs(weights.dense(scale) - W).max() <= np.abs(W).max() / 127
     assert np.abs(weights.bias - b).max() < 0.1
+    cost = layer_costs(model)[float_stem.name]
+    assert cost.parameters == np.count_nonzero(weights.symbols)
+    assert cost.macs == plan.layers[0].before.macs
 
 
 @pytest.mark.parametrize("why", ["positive", "channels", "alone"])

@@ -1,5 +1,7 @@
 """Integer layers: what is read, and the output against onnxruntime."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,6 +12,7 @@ from runtimes.accelerator.network import run_network
 from runtimes.accelerator.simulator import simulate
 from runtimes.accelerator.workload import SimulationError
 from runtimes.operators.decomposed_conv import ConvGeometry
+from runtimes.operators.hybrid_conv import unit_basis
 from tests.helpers import parse
 from tests.runtimes.operators.test_hybrid_conv import build_model, random_hybrid
 
@@ -43,6 +46,19 @@ def test_integers_are_read_and_the_output_is_onnxruntime_s(bits: int, is_ternary
     np.testing.assert_array_equal(layer.stored, y[0] != Y_ZERO)
     assert layer.residual is not None
     np.testing.assert_array_equal(layer.residual, feeds["r"][0] != R_ZERO)
+
+
+def test_an_ordinary_convolution_is_read_as_one() -> None:
+    rng = np.random.default_rng(0)
+    geometry = ConvGeometry(strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1))
+    basis, shift = unit_basis((3, 3))
+    weights = replace(random_hybrid(rng, (8, 3, 9), (3, 3), bits=8), basis=basis, shift=shift)
+    model = ir.from_proto(build_model(weights, geometry, [1, 3, 8, 8], x=(0.05, 128)))
+    feeds = {"x": rng.integers(0, 256, (1, 3, 8, 8)).astype(np.uint8)}
+    [layer] = run_network(model, feeds).layers
+    assert layer.factors is None
+    real = weights.coefficients.reshape(8, 3, 3, 3) * weights.scale[:, None, None, None] / 0.05
+    np.testing.assert_allclose(layer.weight, real, rtol=1e-5)
 
 
 def test_coefficients_cost_the_bits_of_their_operator() -> None:
