@@ -115,5 +115,6 @@ def test_work_decides_without_measurements(K, rank, form) -> None:
     model = prepare(ir.from_proto(net.model(net.conv(x, 16, K, pads=[1] * 4))))
     step = EscalatePass(EscalateConfig(rank=rank, density=0.25), calibrated())
     step(model)
-    [layer] = SelectPass().analyse(model).layers
+    first, layer = SelectPass().analyse(model).layers
+    assert first.settings["form"] == "native" and "a first convolution" in first.reason
     assert layer.settings["form"] == form, layer.reason
