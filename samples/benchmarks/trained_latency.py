@@ -6,8 +6,9 @@ DIR holds `models/` and `cifar10/` (see samples/README.md). All models of a netw
 turns by one `optc bench`. int8 is onnxruntime's static quantisation (QDQ,
 unsigned activations, signed weights per channel, the same 512 calibration images). Ours is
 optimised for latency on this machine, in fp32 and in 8 bits, and runs with the native kernels.
-`--trained WORK` adds the models that `escalate_training` left there, as they are: small rather
-than fast. Also draws accuracy over time.
+`--trained FOLDER` adds models that were trained, as they are: NETWORK_ternary.onnx is what
+`escalate_training` writes, NETWORK_pairs.onnx and NETWORK_elements.onnx what `penni_training` does
+in 8 bits. Also draws accuracy over time.
 """
 
 import tempfile
@@ -36,6 +37,12 @@ NAME = "trained_latency"
 MODELS = ("resnet20", "resnet56")
 SHARES = (0.3, 0.18, 0.12)
 QUANTISED_SHARES = (0.3, 0.18)
+TRAINED = {
+    "pairs": "penni by channel pairs with training; escalate, 8 bits",
+    "elements": "penni by elements with training; escalate, 8 bits",
+    "ternary": "penni; escalate with training, ternary",
+}
+"""What `--trained` may hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +80,7 @@ def measure(
     for share in QUANTISED_SHARES:
         form = f"penni, {share:.0%} of parameters, 4 basis kernels; escalate, 8 bits"
         forms[form] = quantised(model, share, work)
-    for path in [] if trained is None else sorted(trained.glob(f"{network}_*.onnx")):
-        form = f"escalate with training, {path.stem.removeprefix(f'{network}_')}"
-        forms[form] = path
+    forms |= trained_forms(network, trained)
     scores = {form: score(path, work / "eval_full.npz") for form, path in forms.items()}
     timings = {
         threads: optc("bench", *forms.values(), "--threads", str(threads))[0]["models"]
@@ -92,6 +97,14 @@ def measure(
         )
         for index, (form, path) in enumerate(forms.items())
     ]
+
+
+def trained_forms(network: str, folder: Path | None) -> dict[str, Path]:
+    """What a folder holds of `TRAINED`."""
+    if folder is None:
+        return {}
+    paths = {form: folder / f"{network}_{name}.onnx" for name, form in TRAINED.items()}
+    return {form: path for form, path in paths.items() if path.exists()}
 
 
 def quantised(model: Path, share: float, work: Path) -> Path:
@@ -127,6 +140,8 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def group(form: str) -> str:
     """Kind of a form, as the chart tells them apart."""
+    if "with training" in form:
+        return "ours, trained"
     if "escalate" in form:
         return "ours, 8 bits and less"
     return "ours, fp32" if form.startswith("penni") else form
@@ -180,11 +195,11 @@ def main(
     known = machine()
     store(NAME, rows, known, out)
     note = (
-        "Made by `python -m samples.benchmarks.trained_latency --source DIR --trained WORK` on "
-        f"{known['cpu']} ({known['isa']}, {known['cores']} cores), onnxruntime "
+        "Made by `python -m samples.benchmarks.trained_latency --source DIR --trained FOLDER` "
+        f"on {known['cpu']} ({known['isa']}, {known['cores']} cores), onnxruntime "
         f"{known['onnxruntime']}. Batch 1; medians of interleaved runs after warm-up; top-1 on the "
         "10,000 exact CIFAR-10 test images; no training but in the rows that say so, see "
-        "[escalate_training](escalate_training.md)."
+        "[penni_training](penni_training.md) and [escalate_training](escalate_training.md)."
     )
     for name in dict.fromkeys(row.network for row in rows):
         (out / f"{NAME}_{name}.svg").write_text(chart(rows, name) + "\n")
