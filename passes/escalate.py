@@ -41,6 +41,7 @@ from passes.mathematics.allocation import BudgetError
 from passes.mathematics.hybrid_fit import LARGEST
 from passes.mathematics.quantization import CalibrationError
 from passes.penni import PenniPass
+from passes.pooling import standard_if_int8
 from passes.shrink import ShrinkPass
 from runtimes.operators import max_pool
 from runtimes.operators.decomposed_conv import is_decomposed_conv
@@ -118,6 +119,7 @@ class EscalatePass(CompressionPass):
             register(model.graph, shared)
             replace_node(layers[name].node, substitute.nodes, quantised.own)
         simplify(model.graph)
+        standard_if_int8(model.graph)
         max_pool.add_functions(model, [node.op_type for node in model.graph])
         costs = layer_costs(model)
         measured = (

@@ -3,7 +3,8 @@
 import onnx_ir as ir
 
 from passes.conv import UnsupportedConvError, conv_geometry, replace_node
-from runtimes.operators.max_pool import PoolGeometry, make_node
+from runtimes.operators.hybrid_conv import is_hybrid_conv
+from runtimes.operators.max_pool import PoolGeometry, is_max_pool, make_node
 
 
 def read_pool(node: ir.Node) -> PoolGeometry | None:
@@ -69,6 +70,12 @@ def lower_pool(node: ir.Node) -> None:
     replace_node(node, in_floats(node, node.inputs[0], node.name or ""), [])
 
 
-def make_standard(node: ir.Node) -> None:
-    """Turns a `QuantizedMaxPool` into MaxPool, in its graph: the attributes are the same."""
-    node.domain, node.op_type = "", "MaxPool"
+def standard_if_int8(graph: ir.Graph) -> None:
+    """Turns every `QuantizedMaxPool` into MaxPool of uint8 where no layer is hybrid.
+
+    onnxruntime has a place for it among its int8 layers. The attributes are the same.
+    """
+    if any(is_hybrid_conv(node) for node in graph):
+        return
+    for node in filter(is_max_pool, graph):
+        node.domain, node.op_type = "", "MaxPool"

@@ -24,13 +24,12 @@ from passes.framework import CompressionPass, ConfigError, Cost, LayerDecision, 
 from passes.isolate import isolated_layers
 from passes.lower_conv import lower_node
 from passes.lower_int8 import dense_int8, lower_int8
-from passes.pooling import make_standard
+from passes.pooling import standard_if_int8
 from passes.select_prediction import Form, predict_form
 from runtimes.operators import DOMAIN, PORTABLE_DOMAIN, hybrid_conv, hybrid_conv_function
 from runtimes.operators.decomposed_conv import is_decomposed_conv, read_geometry
 from runtimes.operators.decomposed_conv_function import add_functions
 from runtimes.operators.hybrid_conv import is_hybrid_conv
-from runtimes.operators.max_pool import is_max_pool
 
 FORMS: tuple[Form, ...] = ("native", "portable", "two-stage")
 HYBRID_FORMS: tuple[Form, ...] = ("native", "int8")
@@ -90,10 +89,8 @@ class SelectPass(CompressionPass):
             if layer.layer not in nodes or form not in forms_of(nodes[layer.layer]):
                 raise PlanError(f"plan of select: no form '{form}' of a layer '{layer.layer}'")
             give_form(model, nodes[layer.layer], form)
-        becomes_int8 = any(layer.settings["form"] == "int8" for layer in plan.applied)
-        if becomes_int8 and not any(is_hybrid_conv(node) for node in model.graph):
-            for pool in filter(is_max_pool, model.graph):
-                make_standard(pool)
+        if any(layer.settings["form"] == "int8" for layer in plan.applied):
+            standard_if_int8(model.graph)
         return plan
 
     def _decide(self, node: ir.Node, cost: Cost, isolated: ir.Model | None) -> LayerDecision:
