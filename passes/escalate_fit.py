@@ -77,20 +77,7 @@ def quantise_layer(
         if centred:
             return hybrid_nodes(layer, unit_weights(layer, fit), fit.error, codes, bounds)
         return dense_nodes(layer, fit, codes)
-    weights = layer.weights
-    M, d = len(weights.basis), weights.basis[0].size
-    K = len(weights.coefficients)
-    bias = np.zeros(K) if weights.bias is None else weights.bias.astype(np.float64)
-    fit = fit_hybrid(
-        samples,
-        weights.basis.reshape(M, d).astype(np.float64),
-        weights.coefficients.astype(np.float64),
-        bias,
-        codes.code(x),
-        bits=bits,
-        per_basis=config.scales == "basis",
-        effort=effort,
-    )
+    fit = _fit_decomposed(layer, samples, codes.code(x), config, bits, effort)
     own = bounds if absorbs else layer.bounds
     return hybrid_nodes(layer, hybrid_weights(layer, fit), fit.error, codes, own)
 
@@ -153,6 +140,30 @@ def _outputs(layer: Layer, maps: LayerMaps, samples: Samples, absorbs: bool) -> 
         assert samples.shortcut is not None
         return [samples.targets - samples.shortcut]
     return [np.maximum(batch, 0) for batch in maps.targets] if absorbs else maps.targets
+
+
+def _fit_decomposed(
+    layer: DecomposedLayer,
+    samples: Samples,
+    code: Affine,
+    config: EscalateConfig,
+    bits: int,
+    effort: Effort,
+) -> HybridFit:
+    weights = layer.weights
+    M, d = len(weights.basis), weights.basis[0].size
+    K = len(weights.coefficients)
+    bias = np.zeros(K) if weights.bias is None else weights.bias.astype(np.float64)
+    return fit_hybrid(
+        samples,
+        weights.basis.reshape(M, d).astype(np.float64),
+        weights.coefficients.astype(np.float64),
+        bias,
+        code,
+        bits=bits,
+        per_basis=config.scales == "basis",
+        effort=effort,
+    )
 
 
 def _fit_dense(layer: DenseLayer, samples: Samples, code: Affine, effort: Effort) -> HybridFit:
