@@ -9,8 +9,6 @@ stock onnxruntime. Models and checkpoints stay in WORK; a run that was killed go
 and its row is stored when it is done.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +27,6 @@ from samples.benchmarks.results import (
     store,
     stored,
     table,
-    train_recipe,
 )
 from samples.benchmarks.training_runs import printed, score_exported
 from samples.datasets import cifar10
@@ -51,8 +48,6 @@ class Run:
     Attributes:
         network: name of the model.
         penni: options that decompose it.
-        recipe: name of the one that does so and trains the result before it is quantised, see
-            `samples.benchmarks.penni_training`; empty: none.
         bits: of a coefficient.
         epochs: over the 50,000 training images.
         lr: learning rate of Adam, of parameters that are all about 1.
@@ -67,7 +62,6 @@ class Run:
     lr: float = 2e-3
     teacher: str = ""
     temperature: float = 2.0
-    recipe: str = ""
 
 
 RUNS = {
@@ -84,14 +78,6 @@ RUNS = {
     ),
     "resnet56_ternary": Run(network="resnet56", penni="params=0.18", bits=2, epochs=15, lr=4e-3),
     "resnet56_sparse": Run(network="resnet56", penni="params=0.16", bits=2, epochs=7, lr=1.5e-3),
-    "resnet56_trained": Run(
-        network="resnet56",
-        penni="params=0.15,macs=0.3",
-        recipe="penni_resnet56",
-        bits=2,
-        epochs=12,
-        lr=4e-3,
-    ),
 }
 
 
@@ -118,7 +104,6 @@ class Row:
     nbytes: int
     teacher: str = ""
     temperature: float = 2.0
-    recipe: str = ""
     remark: str = ""
 
 
@@ -126,10 +111,6 @@ def make_models(run: Run, source: Path, folder: Path) -> tuple[Path, Path, Path]
     """Paths of the network, decomposed, and quantised; made where they are not there yet."""
     dense = source / "models" / f"{run.network}_cifar10.onnx"
     decomposed, quantised = folder / "decomposed.onnx", folder / "quantised.onnx"
-    if run.recipe and not decomposed.exists():
-        os.environ["OPTC_DATA"] = str(source)
-        train_recipe(run.recipe, folder)
-        shutil.copyfile(folder / run.recipe / "model.onnx", decomposed)
     steps = (
         (dense, f"penni:{run.penni}", decomposed),
         (decomposed, f"escalate:bits={run.bits}", quantised),
@@ -184,7 +165,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [
         [
             row.network,
-            f"`penni:{row.penni}`" + (", trained" if row.recipe else ""),
+            f"`penni:{row.penni}`",
             "ternary" if row.bits == 2 else str(row.bits),
             *(f"{each:.2f}" for each in (row.dense, row.decomposed, row.quantised)),
             f"**{row.trained:.2f}**",
