@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import numpy_helper, parser
+from onnx import numpy_helper, parser, shape_inference
 
 HEADER = '<ir_version: 8, opset_import: ["" : 13]>'
 
@@ -22,6 +22,15 @@ def parse(graph: str, weights: dict[str, NDArray[Any]] | None = None) -> onnx.Mo
 
 def parse_ir(graph: str, weights: dict[str, NDArray[Any]] | None = None) -> ir.Model:
     return ir.from_proto(parse(graph, weights))
+
+
+def inferred_dims(model: onnx.ModelProto) -> list[int | str | None]:
+    """Output shape by schema alone: without the function bodies."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.functions[:]
+    [output] = shape_inference.infer_shapes(copy, strict_mode=True).graph.output
+    return [dim.dim_param or dim.dim_value or None for dim in output.type.tensor_type.shape.dim]
 
 
 def classifier(seed: int = 0, *, batch: str = "N", classes: int = 10) -> onnx.ModelProto:

@@ -1,7 +1,6 @@
 """QuantizedMaxPool by its body and schema: what it means without our library."""
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from onnx import checker, shape_inference
@@ -10,21 +9,13 @@ from onnx.reference import ReferenceEvaluator
 from runtimes import ort
 from runtimes.operators.max_pool import PoolGeometry
 from runtimes.operators.schemas import register_schemas
+from tests.helpers import inferred_dims
 from tests.runtimes.native.pools import draw_bytes, expected, pool_model, poolings, square
 
 
 @pytest.fixture(autouse=True)
 def schemas() -> None:
     register_schemas()
-
-
-def inferred_dims(model: onnx.ModelProto) -> list[int | str | None]:
-    """Output shape by schema alone: without the body."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.functions[:]
-    [output] = shape_inference.infer_shapes(copy, strict_mode=True).graph.output
-    return [dim.dim_param or dim.dim_value or None for dim in output.type.tensor_type.shape.dim]
 
 
 @settings(max_examples=80, deadline=None)

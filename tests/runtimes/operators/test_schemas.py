@@ -19,6 +19,7 @@ from runtimes.operators.decomposed_conv import (
     FusedActivation,
 )
 from runtimes.operators.schemas import register_schemas
+from tests.helpers import inferred_dims
 from tests.runtimes.operators.test_decomposed_conv import build_model, random_weights
 
 PLAIN = ConvGeometry(strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1))
@@ -33,15 +34,6 @@ def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds)[0]
-
-
-def inferred_dims(model: onnx.ModelProto) -> list[int | str | None]:
-    """Output shape by schema alone: without the function bodies."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.functions[:]
-    [output] = shape_inference.infer_shapes(copy, strict_mode=True).graph.output
-    return [dim.dim_param or dim.dim_value or None for dim in output.type.tensor_type.shape.dim]
 
 
 @st.composite
