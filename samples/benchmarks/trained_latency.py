@@ -141,10 +141,10 @@ def markdown(rows: Sequence[Row]) -> str:
 def group(form: str) -> str:
     """Kind of a form, as the chart tells them apart."""
     if "with training" in form:
-        return "ours, trained"
+        return "trained"
     if "escalate" in form:
-        return "ours, 8 bits and less"
-    return "ours, fp32" if form.startswith("penni") else form
+        return "escalate"
+    return "penni" if form.startswith("penni") else form
 
 
 def chart(rows: Sequence[Row], network: str) -> str:
