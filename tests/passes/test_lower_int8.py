@@ -14,7 +14,14 @@ from passes.lower_int8 import dense_int8
 from passes.select import SelectConfig, SelectPass
 from runtimes.operators.hybrid_conv import is_hybrid_conv, read_scale, read_weights
 from tests.passes.contract_models import Builder
-from tests.passes.test_escalate import calibrated, decomposed, images, outputs, relative_error
+from tests.passes.test_escalate import (
+    calibrated,
+    decomposed,
+    images,
+    outputs,
+    relative_error,
+    with_stem,
+)
 
 INT8 = SelectConfig(form="int8")
 
@@ -48,6 +55,19 @@ def test_weights_are_rounded_to_half_a_unit() -> None:
         unit = dense.scale.reshape(-1, 1, 1, 1)
         assert np.all(np.abs(dense.weight * unit - real) <= 0.501 * unit)
         assert 0 < dense.error < 0.02
+
+
+def test_a_first_convolution_keeps_its_weights() -> None:
+    model = with_stem()
+    EscalatePass(context=calibrated())(model)
+    hybrid = filter(is_hybrid_conv, model.graph)
+    [stem] = [node for node in hybrid if read_weights(node).is_ordinary]
+    dense, weights = dense_int8(stem), read_weights(stem)
+    used = np.abs(weights.symbols).max(axis=(1, 2)) == 127  # else the largest becomes 127
+    assert used.any()
+    stored = dense.weight.reshape(weights.symbols.shape)
+    np.testing.assert_array_equal(stored[used], weights.symbols[used])
+    assert dense.error < 1e-2
 
 
 def test_the_plan_foresees_cost_and_error() -> None:
