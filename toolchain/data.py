@@ -68,7 +68,7 @@ class Data:
         """
         if samples is None or samples >= self.samples:
             return self
-        fixed = fixed_batch(self.inputs) if batched_names(self.inputs) else None
+        fixed = fixed_batch(self.inputs)
         if fixed and samples < fixed:
             raise UsageError(f"--samples {samples} is below the model's batch of {fixed}")
         return replace(self, samples=samples // fixed * fixed if fixed else samples)
@@ -85,7 +85,7 @@ class Data:
         Raises:
             UnreadableError: the data no longer gives a batch.
         """
-        fixed = fixed_batch(self.inputs) if batched_names(self.inputs) else None
+        fixed = fixed_batch(self.inputs)
         size, left = fixed or size or DEFAULT_BATCH, self.samples
         batched = {*batched_names(self.inputs), LABELS}
         for joined in _join(self.chunks(), batched, size):
@@ -203,7 +203,7 @@ def _check_dims(inputs: Sequence[InputSpec], dims: Mapping[str, int]) -> None:
 
 def _fit_batch(data: Data) -> Data:
     """Accounts for the remainder that a fixed batch size leaves."""
-    fixed = fixed_batch(data.inputs) if batched_names(data.inputs) else None
+    fixed = fixed_batch(data.inputs)
     used = data.samples // fixed * fixed if fixed else data.samples
     if not used:
         raise UnreadableError(
