@@ -44,6 +44,8 @@ UNPACKED = "unpacked"
 """The only form of a `HybridDecomposedConv`."""
 POOL = "float32"
 """The only form of a `QuantizedMaxPool`."""
+NOTHING = Cost(parameters=0, macs=0, nbytes=0)
+"""What a pool costs: it is no layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +72,8 @@ class LowerPass(CompressionPass):
     def analyse(self, model: ir.Model) -> Plan:
         """Chooses the form of every `DecomposedConv`."""
         costs = layer_costs(model)
-        layers = tuple(
-            self._decide_pool(node)
-            if is_max_pool(node)
-            else self._decide_hybrid(node, costs[layer_name(node)])
-            if is_hybrid_conv(node)
-            else self._decide(node, costs[layer_name(node)])
-            for node in filter(_is_lowered, model.graph)
-        )
+        nodes = filter(_is_lowered, model.graph)
+        layers = tuple(self._decide(node, costs.get(layer_name(node), NOTHING)) for node in nodes)
         return Plan(pass_name=self.name, config={"form": self.config.form}, layers=layers)
 
     def apply(self, model: ir.Model, plan: Plan) -> Plan:
@@ -97,25 +93,32 @@ class LowerPass(CompressionPass):
                 lower_node(node, str(layer.settings["form"]))
         return plan
 
-    def _decide_pool(self, node: ir.Node) -> LayerDecision:
-        nothing = Cost(parameters=0, macs=0, nbytes=0)
-        decision = LayerDecision(
+    def _decide(self, node: ir.Node, before: Cost) -> LayerDecision:
+        if is_max_pool(node):
+            decision = self._decide_pool(node, before)
+        elif is_hybrid_conv(node):
+            decision = self._decide_hybrid(node, before)
+        else:
+            decision = self._decide_decomposed(node, before)
+        exclusion = self.context.exclusion(decision.layer)
+        return decision if exclusion is None else keep(decision, exclusion)
+
+    def _decide_pool(self, node: ir.Node, before: Cost) -> LayerDecision:
+        return LayerDecision(
             layer=layer_name(node),
             op_type=node.op_type,
             action="apply",
             reason=f"{POOL}: Cast, MaxPool and Cast",
             settings={"form": POOL},
-            before=nothing,
-            after=nothing,
+            before=before,
+            after=before,
             predicted_error=0.0,
         )
-        exclusion = self.context.exclusion(decision.layer)
-        return decision if exclusion is None else keep(decision, exclusion)
 
     def _decide_hybrid(self, node: ir.Node, before: Cost) -> LayerDecision:
         weights = read_hybrid(node)
         stored = weights.symbols.size + weights.symbols.shape[1] * weights.basis.size
-        decision = LayerDecision(
+        return LayerDecision(
             layer=layer_name(node),
             op_type=node.op_type,
             action="apply",
@@ -125,10 +128,8 @@ class LowerPass(CompressionPass):
             after=replace(before, nbytes=4 * stored),
             predicted_error=0.0,
         )
-        exclusion = self.context.exclusion(decision.layer)
-        return decision if exclusion is None else keep(decision, exclusion)
 
-    def _decide(self, node: ir.Node, before: Cost) -> LayerDecision:
+    def _decide_decomposed(self, node: ir.Node, before: Cost) -> LayerDecision:
         weights, group = read_weights(node), read_geometry(node).group
         form, reason = _choose_form(weights, group, self.config.form)
         dense = weights.dense()
@@ -149,7 +150,7 @@ class LowerPass(CompressionPass):
         tiles = {"dense": 0, "coefficients-first": len(dense)}.get(form, channels)
         stored += tiles * weights.basis.size
         bias = 0 if weights.bias is None else weights.bias.size
-        decision = LayerDecision(
+        return LayerDecision(
             layer=node.name or "",
             op_type=node.op_type,
             action="apply",
@@ -163,8 +164,6 @@ class LowerPass(CompressionPass):
             ),
             predicted_error=0.0,
         )
-        exclusion = self.context.exclusion(decision.layer)
-        return decision if exclusion is None else keep(decision, exclusion)
 
 
 def _is_lowered(node: ir.Node) -> bool:

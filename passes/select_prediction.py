@@ -39,9 +39,10 @@ those of a stored pair."""
 def predict_form(node: ir.Node) -> tuple[Form, str]:
     """The form by the amount of work, and why."""
     if is_hybrid_conv(node):
-        if hybrid_conv.read_weights(node).is_ordinary:
+        hybrid = hybrid_conv.read_weights(node)
+        if hybrid.is_ordinary:
             return "native", f"native: {FIRST}"
-        share = _hybrid_share(node)
+        share = _hybrid_share(hybrid, read_geometry(node).group)
         form: Form = "native" if share <= HYBRID_PAYS else "int8"
         return form, f"{form}: the native kernel has {share:.2f} of the dense int8 work"
     share = _native_share(node)
@@ -58,7 +59,7 @@ def _native_share(node: ir.Node) -> float:
     return float((responses + np.count_nonzero(weights.coefficients)) / dense)
 
 
-def _hybrid_share(node: ir.Node) -> float:
+def _hybrid_share(weights: hybrid_conv.HybridWeights, group: int) -> float:
     """Instructions of the native kernel over those of the dense int8 convolution.
 
     One does four products: of a row of taps, or of four responses to one channel ("a pair"). Pairs
@@ -66,7 +67,6 @@ def _hybrid_share(node: ir.Node) -> float:
     output channel are gathered. Costs are relative to a stored pair, those of
     runtimes/native/hybrid_weights.cpp.
     """
-    weights, group = hybrid_conv.read_weights(node), read_geometry(node).group
     (K, C_group, M), kernel = weights.symbols.shape, weights.basis.shape[1:]
     quads = -(-M // 4)
     taps = math.prod(kernel[:-1]) * -(-kernel[-1] // 4)
