@@ -71,15 +71,14 @@ def quantise_layer(
     if absorbs:
         for use in layer.node.outputs[0].uses():  # Relus
             codes.share(use.node.outputs[0], layer.node.outputs[0])
-    bounds = (0.0, np.inf) if absorbs else (-np.inf, np.inf)
+    bounds = (0.0, np.inf) if absorbs else layer.bounds
     if isinstance(layer, DenseLayer):
         fit = _fit_dense(layer, samples, codes.code(x), effort)
         if centred:
             return hybrid_nodes(layer, unit_weights(layer, fit), fit.error, codes, bounds)
         return dense_nodes(layer, fit, codes)
     fit = _fit_decomposed(layer, samples, codes.code(x), config, bits, effort)
-    own = bounds if absorbs else layer.bounds
-    return hybrid_nodes(layer, hybrid_weights(layer, fit), fit.error, codes, own)
+    return hybrid_nodes(layer, hybrid_weights(layer, fit), fit.error, codes, bounds)
 
 
 def _calibrate(

@@ -1,12 +1,7 @@
-"""Quantised layers as nodes, and the rewriting of a graph that has them.
+"""Codes and quantisers of values, and the rewriting of a graph that has them.
 
-Each layer is first written by itself, float in and float out,
-
-    hybrid   Q(x) [Q(residual)] → HybridDecomposedConv → DQ
-    int8     Q(x) → DQ → Conv (DQ(w), DQ(bias)) → Q → DQ
-
-which is what calibration walks through. `simplify` then removes what cancels, so that consecutive
-layers hand on uint8 and nothing else:
+Each layer is first written by itself, float in and out (`passes.escalate_nodes`). `simplify` then
+removes what cancels, so that consecutive layers hand on uint8 and nothing else:
 
     Q(DQ(q)) = q                  both of the same scale and zero point
     Q(f(DQ(q))) = f(q)            f moves values about: Slice, Pad with zeros, Reshape, …, MaxPool,

@@ -78,6 +78,11 @@ class DenseLayer:
     transposed: bool = False
     stem: bool = False
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of the output: it has no activation inside."""
+        return -np.inf, np.inf
+
 
 Layer = DecomposedLayer | DenseLayer
 STEM_CHANNELS = 4

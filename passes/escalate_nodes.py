@@ -1,7 +1,9 @@
 """Quantised layers as nodes, float in and out, with what was fitted to them.
 
-hybrid   Q(x) [Q(residual)] → HybridDecomposedConv → DQ
-int8     Q(x) → DQ → Conv or Gemm (DQ(w), DQ(bias)) → Q → DQ
+Calibration walks through them as they are; `passes.escalate_graph` then joins them.
+
+    hybrid   Q(x) [Q(residual)] → HybridDecomposedConv → DQ
+    int8     Q(x) → DQ → Conv or Gemm (DQ(w), DQ(bias)) → Q → DQ
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from passes.escalate_layers import DecomposedLayer, DenseLayer, Layer, name_of
 from passes.layerwise import Substitute
 from passes.mathematics.hybrid_fit import HybridFit
 from passes.mathematics.quantization import Affine
-from runtimes.operators.hybrid_conv import HybridWeights, make_node, unit_basis
+from runtimes.operators.hybrid_conv import HybridWeights, Int8, UInt8, make_node, unit_basis
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,29 +72,30 @@ def hybrid_nodes(
 
 def hybrid_weights(layer: DecomposedLayer, fit: HybridFit) -> HybridWeights:
     """Factors of a decomposed layer as they are stored."""
-    rows, weights = fit.rows, layer.weights
-    K, _, M = weights.coefficients.shape
-    levels = np.broadcast_to(rows.levels, (K, M))
-    return HybridWeights(
-        basis=fit.basis.values.astype(np.int8).reshape(weights.basis.shape),
-        shift=fit.basis.shift.astype(np.uint8),
-        symbols=rows.symbols.astype(np.int8).reshape(weights.coefficients.shape),
-        levels=levels.astype(np.int8),
-        scale=rows.scale.astype(np.float32),
-        bias=fit.bias.astype(np.float32),
-    )
+    basis = fit.basis.values.astype(np.int8).reshape(layer.weights.basis.shape)
+    shift = fit.basis.shift.astype(np.uint8)
+    return _weights(fit, basis, shift, layer.weights.coefficients.shape)
 
 
 def unit_weights(layer: DenseLayer, fit: HybridFit) -> HybridWeights:
     """An int8 convolution as one that is decomposed into a basis kernel for each tap."""
     K, C, *kernel = layer.weight.shape
     basis, shift = unit_basis(kernel)
+    return _weights(fit, basis, shift, (K, C, len(basis)))
+
+
+def _weights(
+    fit: HybridFit, basis: Int8, shift: UInt8, shape: tuple[int, int, int]
+) -> HybridWeights:
+    """What was fitted, with coefficients of a shape (K, C, M)."""
+    K, _, M = shape
+    rows = fit.rows
     return HybridWeights(
         basis=basis,
         shift=shift,
-        symbols=fit.rows.symbols.astype(np.int8).reshape(K, C, len(basis)),
-        levels=np.ones((K, len(basis)), np.int8),
-        scale=fit.rows.scale.astype(np.float32),
+        symbols=rows.symbols.astype(np.int8).reshape(shape),
+        levels=np.broadcast_to(rows.levels, (K, M)).astype(np.int8),
+        scale=rows.scale.astype(np.float32),
         bias=fit.bias.astype(np.float32),
     )
 
