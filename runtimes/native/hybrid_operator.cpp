@@ -29,12 +29,6 @@ struct Kernel {
   const Operator& op;
 };
 
-int64_t read_int(const OrtKernelInfo* info, const char* name) {
-  int64_t value = 0;
-  check(ort::GetAttributeInt::call(api, info, name, &value), name);
-  return value;
-}
-
 HybridAttributes read_attributes(const OrtKernelInfo* info) {
   HybridAttributes attributes;
   attributes.conv.strides = ints(info, "strides");

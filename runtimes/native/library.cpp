@@ -22,9 +22,8 @@ Attributes read_attributes(const Operator& op, const OrtKernelInfo* info) {
   attributes.pads = ints(info, "pads");
   attributes.dilations = ints(info, "dilations");
   attributes.coefficient_shape = ints(info, "coefficient_shape");
-  check(ort::GetAttributeInt::call(api, info, "group", &attributes.group), "group");
-  check(ort::GetAttributeInt::call(api, info, "position_bits", &attributes.position_bits),
-        "position_bits");
+  attributes.group = read_int(info, "group");
+  attributes.position_bits = read_int(info, "position_bits");
   attributes.clamp = op.relu || op.clip;
   attributes.upper = std::numeric_limits<float>::infinity();
   if (op.clip) {

@@ -23,7 +23,7 @@ OrtStatus* create_kernel(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo*
     attributes.strides = ints(info, "strides");
     attributes.pads = ints(info, "pads");
     attributes.dilations = ints(info, "dilations");
-    check(ort::GetAttributeInt::call(api, info, "ceil_mode", &attributes.ceil_mode), "ceil_mode");
+    attributes.ceil_mode = read_int(info, "ceil_mode");
     *kernel = new MaxPool(attributes);
   });
 }

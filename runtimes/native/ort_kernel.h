@@ -61,6 +61,12 @@ const T* data_of(const OrtValue* value) {
   return static_cast<const T*>(data);
 }
 
+inline int64_t read_int(const OrtKernelInfo* info, const char* name) {
+  int64_t value = 0;
+  check(ort::GetAttributeInt::call(api, info, name, &value), name);
+  return value;
+}
+
 inline std::vector<int64_t> ints(const OrtKernelInfo* info, const char* name) {
   size_t count = 0;
   check(ort::GetAttributeInts::call(api, info, name, nullptr, &count), name);
