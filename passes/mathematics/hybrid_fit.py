@@ -26,7 +26,7 @@ Mask = NDArray[np.bool_]
 LARGEST = {8: 127, 4: 7, 2: 1}
 """vmax by bits of a coefficient; two bits are ternary."""
 INT8 = 127
-MAX_SHIFT = 24
+MAX_SHIFT = 22
 RESPONSE_ROWS = 2048
 RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Parts of the largest response that are tried as the range of T."""

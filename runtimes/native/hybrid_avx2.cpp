@@ -8,6 +8,7 @@
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 #pragma GCC target("avx2")
+#define OPTC_INLINE __attribute__((always_inline)) inline
 #define OPTC_UNROLL _Pragma("GCC unroll 16")
 
 namespace optc {
@@ -15,9 +16,14 @@ namespace hybrid_avx2 {
 namespace {
 
 constexpr int32_t kOffset = 0;
+constexpr int kSums = 4;
+constexpr bool kDirect = false;
 
 struct Sums {
   __m256i of[2];  // pixels 0 .. 7, 8 .. 15
+};
+struct Bytes {
+  __m256i of[2];
 };
 struct Pixels {
   __m256i even[2], odd[2];  // 16-bit words
@@ -25,7 +31,7 @@ struct Pixels {
 struct Taps {
   __m256i even, odd;
 };
-typedef __m256i Weight;
+typedef __m256i Weight, Zero;
 typedef __m128i Shift;
 
 inline __m256i load(const uint8_t* p) {
@@ -44,12 +50,17 @@ inline Sums sum(const Sums& a, const Sums& b) {
   return {{_mm256_add_epi32(a.of[0], b.of[0]), _mm256_add_epi32(a.of[1], b.of[1])}};
 }
 
-inline Pixels load_pixels(const uint8_t* p) {
+inline Bytes load_bytes(const uint8_t* p) { return {{load(p), load(p + 32)}}; }
+
+inline void store_bytes(uint8_t* p, const Bytes& bytes) {
+  store(p, bytes.of[0]), store(p + 32, bytes.of[1]);
+}
+
+inline Pixels make_pixels(const Bytes& bytes) {
   Pixels pixels;
   OPTC_UNROLL for (int i = 0; i < 2; ++i) {
-    const __m256i x = load(p + 32 * i);
-    pixels.even[i] = _mm256_and_si256(x, _mm256_set1_epi16(0xff));
-    pixels.odd[i] = _mm256_srli_epi16(x, 8);
+    pixels.even[i] = _mm256_and_si256(bytes.of[i], _mm256_set1_epi16(0xff));
+    pixels.odd[i] = _mm256_srli_epi16(bytes.of[i], 8);
   }
   return pixels;
 }
@@ -89,43 +100,58 @@ inline __m256i piece(__m256i index, const uint8_t* p, int first) {
   return _mm256_shuffle_epi8(bytes, _mm256_adds_epu8(in_piece, _mm256_set1_epi8(0x70)));
 }
 
-inline __m256i make_zero(uint8_t zero) { return _mm256_set1_epi8(char(zero)); }
+inline Zero make_zero(uint8_t zero) { return _mm256_set1_epi8(char(zero)); }
 
-inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, __m256i zero) {
+inline Bytes permute(const uint8_t* p, const uint8_t* table, Zero zero) {
+  Bytes bytes;
   OPTC_UNROLL for (int i = 0; i < 2; ++i) {
     const __m256i index = load(table + 32 * i);
     const __m256i padding = _mm256_cmpeq_epi8(index, _mm256_set1_epi8(kPadding));
     const __m256i low = _mm256_or_si256(piece(index, p, 0), piece(index, p, 16));
     const __m256i high = _mm256_or_si256(piece(index, p, 32), piece(index, p, 48));
     const __m256i zeros = _mm256_and_si256(padding, zero);
-    store(out + 32 * i, _mm256_or_si256(_mm256_or_si256(low, high), zeros));
+    bytes.of[i] = _mm256_or_si256(_mm256_or_si256(low, high), zeros);
   }
+  return bytes;
 }
 
-// Saturated bytes of four half vectors: in lane i, pixels 4 i .. 4 i + 3 of each.
-inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
-  return _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-}
-
-inline void store_pair(uint8_t* t, const Sums r[kQuad], const Shift shift[kQuad]) {
-  const __m256i order = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+// Of each half: in lane i, pixels 4 i .. 4 i + 3 of each response.
+inline Bytes pack(const Sums r[kQuad], const Shift shift[kQuad]) {
+  Bytes packed;
   OPTC_UNROLL for (int i = 0; i < 2; ++i) {
     __m256i x[kQuad];
     OPTC_UNROLL for (int m = 0; m < kQuad; ++m) x[m] = _mm256_sra_epi32(r[m].of[i], shift[m]);
-    store(t + 32 * i, _mm256_shuffle_epi8(pack(x[0], x[1], x[2], x[3]), order));
+    packed.of[i] =
+        _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+  }
+  return packed;
+}
+
+inline void store_pair(uint8_t* t, const Bytes& packed) {
+  const __m256i order = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
+    store(t + 32 * i, _mm256_shuffle_epi8(packed.of[i], order));
   }
 }
 
 template <int V>
-inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
+inline void make_rows(uint8_t* t) {
+  Bytes packed[V];
+  OPTC_UNROLL for (int v = 0; v < V; ++v) packed[v] = load_bytes(t + v * kQuadBytes);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const __m256i none = _mm256_setzero_si256();
   OPTC_UNROLL for (int v = 0; v < V; ++v) {
-    const __m256i bytes = pack(_mm256_sra_epi32(r[v].of[0], shift),
-                               _mm256_sra_epi32(r[v].of[1], shift), none, none);
-    const __m128i row = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(t + v * kPixels), row);
+    // Eight pixels of one response after the other.
+    const __m256i first = _mm256_permutevar8x32_epi32(packed[v].of[0], order);
+    const __m256i second = _mm256_permutevar8x32_epi32(packed[v].of[1], order);
+    const __m256i even = _mm256_unpacklo_epi64(first, second);  // rows 0 and 2
+    const __m256i odd = _mm256_unpackhi_epi64(first, second);
+    const __m128i rows[kQuad] = {_mm256_castsi256_si128(even), _mm256_castsi256_si128(odd),
+                                 _mm256_extracti128_si256(even, 1),
+                                 _mm256_extracti128_si256(odd, 1)};
+    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(t + (m * V + v) * kPixels), rows[m]);
+    }
   }
 }
 
@@ -175,7 +201,7 @@ inline __m128i to_bytes(const Requantise& q, __m256i low, __m256i high) {
 }
 
 template <int V>
-inline void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
+OPTC_INLINE void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
   OPTC_UNROLL for (int v = 0; v < V; ++v) {
     const int count = a.tile->pixels[v];
     const ptrdiff_t at = a.tile->output[v] + ptrdiff_t(k) * a.plane;
@@ -197,7 +223,8 @@ inline void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
   }
 }
 
-#include "hybrid_kernels_impl.h"
+#include "hybrid_responses_impl.h"
+#include "hybrid_rows_impl.h"
 
 }  // namespace
 }  // namespace hybrid_avx2

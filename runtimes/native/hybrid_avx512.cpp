@@ -15,9 +15,10 @@ namespace optc {
 namespace hybrid_avx512vnni {
 namespace {
 
-constexpr bool kHasBytePermute = false;
+constexpr bool kDirect = false;
 #include "hybrid_avx512_impl.h"
-#include "hybrid_kernels_impl.h"
+#include "hybrid_responses_impl.h"
+#include "hybrid_rows_impl.h"
 
 }  // namespace
 }  // namespace hybrid_avx512vnni
@@ -27,9 +28,10 @@ constexpr bool kHasBytePermute = false;
 namespace hybrid_avx512 {
 namespace {
 
-constexpr bool kHasBytePermute = true;
+constexpr bool kDirect = true;
 #include "hybrid_avx512_impl.h"
-#include "hybrid_kernels_impl.h"
+#include "hybrid_responses_impl.h"
+#include "hybrid_rows_impl.h"
 
 }  // namespace
 }  // namespace hybrid_avx512

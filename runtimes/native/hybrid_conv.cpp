@@ -44,7 +44,9 @@ struct HybridConv::Run {
   size_t most_t_bytes() const {
     return w.quads.size() * size_t(kTileVectors * kQuadBytes);
   }
-  size_t window_bytes() const { return 2 * plan.most_windows * size_t(kWindow); }
+  size_t window_bytes() const {
+    return size_t(w.channels_of_quad) * plan.most_windows * size_t(kWindow);
+  }
   const uint8_t* x_of(size_t index) const {
     return x + ptrdiff_t(index / plan.tiles.size()) * plan.samples * w.C * x_plane;
   }
@@ -64,9 +66,12 @@ struct HybridConv::Run {
       tile.vectors = v + 1;
     }
     tile.windows = planned.windows.data();
-    tile.n_windows = planned.n_windows[tile.vectors];
+    const TilePart& part = planned.first[tile.vectors];
+    tile.n_windows = part.n_windows;
+    tile.low = part.low, tile.high = part.high, tile.scattered = part.scattered;
     tile.use = planned.use.data();
     tile.x_first = planned.x_first, tile.x_last = planned.x_last;
+    tile.pitch = tile.vectors == planned.vectors ? planned.pitch : 0;
     return tile;
   }
 
@@ -105,8 +110,8 @@ struct HybridConv::Run {
   void responses(const HybridTile& tile, const uint8_t* of_tile, uint8_t* t,
                  uint8_t* windows) const {
     const HybridResponseArgs args = {
-        &tile, of_tile, x, x_end, x_plane, w.x_zero, w.quads.data(), w.quads.size(),
-        plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
+        &tile, of_tile, x, x_end, x_plane, uint32_t(w.C), w.x_zero, w.quads.data(),
+        w.quads.size(), w.channels_of_quad, plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
     w.form == Form::kElements ? op.kernels_.element_responses(args)
                               : op.kernels_.pair_responses(args);
   }

@@ -5,8 +5,9 @@
 //     acc[k, p]  = sum_(c, m) Ce[k, c, m] * T[c, m, p]                      int32
 //     y[k, p]    = clamp(rint(f32(acc) * a[k] + b[k] [+ f32(r - r_zero) * rho]) + y_zero)
 //
-// Four basis kernels of one channel make a quad: their four responses to a pixel are one operand
-// of an 8-bit dot product, and so are the four taps of a kernel row. Two forms of the second line:
+// Four basis kernels of one channel make a quad (or four channels, where there is only one basis
+// kernel): their four responses to a pixel are one operand of an 8-bit dot product, and so are the
+// four taps of a kernel row. Two forms of the second line:
 // pairs hold T as [quad][pixel][4] and one 32-bit weight for each stored (output, quad); elements
 // hold T as [quad][4][pixel], a row for each basis kernel, and gather any four rows that an output
 // channel uses. Integers are exact and each float operation is rounded by itself, so every
@@ -38,17 +39,21 @@ struct HybridTile {
   int vectors;
   const Window* windows;
   size_t n_windows;
-  const uint32_t* use;  // (vectors, steps) which window, times kWindow
+  const uint32_t* use;  // (vectors, steps) which window
+  int pitch;  // where not 0: vectors v and v + pitch of four with three steps share two windows
   ptrdiff_t x_first, x_last;  // bytes of a channel of X, as Window::offset, that windows show
+  ptrdiff_t low, high;        // least and greatest Window::offset
+  bool scattered;             // a window is
   ptrdiff_t output[kTileVectors];  // start of Y[k = 0] for each vector
   int pixels[kTileVectors];        // 1 .. kPixels
   bool contiguous;                 // the vectors are full and follow each other in Y
 };
 
-// Some basis kernels on one channel; their responses are the quads of T in order.
+// Four basis kernels on one channel, or the only one on four; their responses are the quads of T in
+// order.
 struct Quad {
-  uint32_t channel;
-  uint32_t basis;  // which four of the basis kernels
+  uint32_t channel;  // the first
+  uint32_t basis;    // which four of the basis kernels
 };
 
 struct HybridResponseArgs {
@@ -56,15 +61,17 @@ struct HybridResponseArgs {
   const uint8_t* x;                // channel 0 of the tile's first sample
   const uint8_t *x_begin, *x_end;  // of the whole tensor: what may be read
   ptrdiff_t plane;                 // bytes of one channel of X
+  uint32_t channels;               // of X
   uint8_t zero_point;
   const Quad* quads;
   size_t n_quads;
+  int channels_of_quad;   // 1 or 4
   size_t steps;
   const uint32_t* basis;  // (quads of basis kernels, steps, 4) four taps each
   const int32_t* start;   // (quads of basis kernels, 4) zero point and rounding, to begin R with
   const int32_t* shift;   // (quads of basis kernels, 4)
-  uint8_t* windows;       // (2, n_windows, 64) to work with
-  uint8_t* t;             // (n_quads, t_stride)
+  uint8_t* windows;       // (channels_of_quad, n_windows, 64) to work with
+  uint8_t* t;             // (n_quads, vectors, 64)
 };
 
 // Of one stored (output channel, quad).

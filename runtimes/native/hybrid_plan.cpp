@@ -121,13 +121,39 @@ class Planner {
           if (position >= 0) read.push_back(tile.sample[v] * sample_size_ + position);
         }
       }
-      tile.n_windows[v + 1] = tile.windows.size();
+      tile.first[v + 1] = part(tile.windows);
     }
     if (!read.empty()) {
       const auto [first, last] = std::minmax_element(read.begin(), read.end());
       tile.x_first = *first, tile.x_last = *last;
     }
+    for (const int pitch : {1, 2}) {
+      if (shares_windows(tile, pitch)) tile.pitch = pitch;
+    }
     return tile;
+  }
+
+  // Whether each other vector of two begins with the windows that the first ends with: kernels of
+  // three steps on rows below each other.
+  bool shares_windows(const TilePlan& tile, int pitch) const {
+    if (tile.vectors != kTileVectors || plan_.steps != 3) return false;
+    const auto use = [&](int v, size_t step) { return tile.use[size_t(v) * plan_.steps + step]; };
+    for (const int v : {0, 3 - pitch}) {
+      for (size_t step = 0; step < 2; ++step) {
+        if (use(v, step + 1) != use(v + pitch, step)) return false;
+      }
+    }
+    return true;
+  }
+
+  static TilePart part(const std::vector<Window>& windows) {
+    const auto [low, high] = std::minmax_element(
+        windows.begin(), windows.end(),
+        [](const Window& a, const Window& b) { return a.offset < b.offset; });
+    const bool scattered = std::any_of(windows.begin(), windows.end(), [](const Window& window) {
+      return window.table == nullptr;
+    });
+    return {windows.size(), low->offset, high->offset, scattered};
   }
 
   // Where a window is among those of the tile, which it joins if it is new.
@@ -138,7 +164,7 @@ class Planner {
     };
     auto place = std::find_if(tile.windows.begin(), tile.windows.end(), same);
     if (place == tile.windows.end()) place = tile.windows.insert(place, window);
-    return uint32_t(place - tile.windows.begin()) * kWindow;
+    return uint32_t(place - tile.windows.begin());
   }
 
   const Geometry& g_;

@@ -13,6 +13,13 @@
 
 namespace optc {
 
+// What some of the vectors of a tile need.
+struct TilePart {
+  size_t n_windows;     // the first ones of the tile
+  ptrdiff_t low, high;  // least and greatest offset of these
+  bool scattered;       // one of these is
+};
+
 // Up to kTileVectors vectors; windows are in the order in which vectors first use them, so that
 // some of the vectors need the first of the windows only.
 struct TilePlan {
@@ -20,8 +27,9 @@ struct TilePlan {
   int64_t sample[kTileVectors];       // within the unit
   ptrdiff_t pixel[kTileVectors];      // first output pixel
   int pixels[kTileVectors];
-  size_t n_windows[kTileVectors + 1];  // of the first vectors
+  TilePart first[kTileVectors + 1];    // of the first vectors
   ptrdiff_t x_first, x_last;           // see HybridTile
+  int pitch;                           // see HybridTile
   std::vector<Window> windows;
   std::vector<uint32_t> use;           // (vectors, steps)
 };

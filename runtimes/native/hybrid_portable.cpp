@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#define OPTC_INLINE __attribute__((always_inline)) inline
 #define OPTC_UNROLL  // loops over arrays need none, and would take long to compile
 
 #pragma GCC push_options
@@ -15,6 +16,8 @@ namespace hybrid_portable {
 namespace {
 
 constexpr int32_t kOffset = 0;
+constexpr int kSums = 4;
+constexpr bool kDirect = false;
 
 struct Sums {
   int32_t of[kPixels];
@@ -22,9 +25,13 @@ struct Sums {
 struct Taps {
   int16_t of[kQuad];
 };
-typedef const uint8_t* Pixels;
+struct Bytes {
+  uint8_t of[kWindow];
+};
+typedef Bytes Pixels;
 typedef Taps Weight;
 typedef int32_t Shift;
+typedef uint8_t Zero;
 
 inline Sums make_sums(int32_t value) {
   Sums sums;
@@ -37,7 +44,17 @@ inline Sums sum(Sums a, const Sums& b) {
   return a;
 }
 
-inline Pixels load_pixels(const uint8_t* p) { return p; }
+inline Bytes load_bytes(const uint8_t* p) {
+  Bytes bytes;
+  for (int i = 0; i < kWindow; ++i) bytes.of[i] = p[i];
+  return bytes;
+}
+
+inline void store_bytes(uint8_t* p, const Bytes& bytes) {
+  for (int i = 0; i < kWindow; ++i) p[i] = bytes.of[i];
+}
+
+inline const Pixels& make_pixels(const Bytes& bytes) { return bytes; }
 inline Shift make_shift(int32_t count) { return count; }
 
 inline Taps make_taps(uint32_t word) {
@@ -56,18 +73,20 @@ inline Sums add_products(Sums sums, const Byte* x, const Taps& taps) {
   return sums;
 }
 
-inline Sums respond(const Sums& sums, Pixels pixels, const Taps& taps) {
-  return add_products(sums, pixels, taps);
+inline Sums respond(const Sums& sums, const Pixels& pixels, const Taps& taps) {
+  return add_products(sums, pixels.of, taps);
 }
 
 inline Sums dot(const Sums& sums, const uint8_t* t, const Weight& weight) {
   return add_products(sums, reinterpret_cast<const int8_t*>(t), weight);
 }
 
-inline uint8_t make_zero(uint8_t zero) { return zero; }
+inline Zero make_zero(uint8_t zero) { return zero; }
 
-inline void permute(uint8_t* out, const uint8_t* p, const uint8_t* table, uint8_t zero) {
-  for (int i = 0; i < kWindow; ++i) out[i] = table[i] == kPadding ? zero : p[table[i]];
+inline Bytes permute(const uint8_t* p, const uint8_t* table, Zero zero) {
+  Bytes bytes;
+  for (int i = 0; i < kWindow; ++i) bytes.of[i] = table[i] == kPadding ? zero : p[table[i]];
+  return bytes;
 }
 
 inline uint8_t shifted(int32_t r, Shift shift) {
@@ -75,16 +94,24 @@ inline uint8_t shifted(int32_t r, Shift shift) {
   return uint8_t(t < -128 ? -128 : t > 127 ? 127 : t);
 }
 
-inline void store_pair(uint8_t* t, const Sums r[kQuad], const Shift shift[kQuad]) {
+inline Bytes pack(const Sums r[kQuad], const Shift shift[kQuad]) {
+  Bytes packed;
   for (int i = 0; i < kPixels; ++i) {
-    for (int m = 0; m < kQuad; ++m) t[i * kQuad + m] = shifted(r[m].of[i], shift[m]);
+    for (int m = 0; m < kQuad; ++m) packed.of[i * kQuad + m] = shifted(r[m].of[i], shift[m]);
   }
+  return packed;
 }
 
+inline void store_pair(uint8_t* t, const Bytes& packed) { store_bytes(t, packed); }
+
 template <int V>
-inline void store_row(uint8_t* t, const Sums* r, Shift shift) {
+inline void make_rows(uint8_t* t) {
+  Bytes packed[V];
+  for (int v = 0; v < V; ++v) packed[v] = load_bytes(t + v * kQuadBytes);
   for (int v = 0; v < V; ++v) {
-    for (int i = 0; i < kPixels; ++i) t[v * kPixels + i] = shifted(r[v].of[i], shift);
+    for (int i = 0; i < kQuadBytes; ++i) {
+      t[(i % kQuad * V + v) * kPixels + i / kQuad] = packed[v].of[i];
+    }
   }
 }
 
@@ -109,7 +136,7 @@ inline uint8_t to_byte(const Requantise& q, float u) {
 }
 
 template <int V>
-inline void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
+OPTC_INLINE void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
   const Requantise& q = *a.requantise;
   for (int v = 0; v < V; ++v) {
     const ptrdiff_t at = a.tile->output[v] + ptrdiff_t(k) * a.plane;
@@ -125,7 +152,8 @@ inline void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
   }
 }
 
-#include "hybrid_kernels_impl.h"
+#include "hybrid_responses_impl.h"
+#include "hybrid_rows_impl.h"
 
 }  // namespace
 }  // namespace hybrid_portable

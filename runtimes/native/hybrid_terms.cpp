@@ -9,7 +9,7 @@
 namespace optc {
 namespace {
 
-constexpr int kMaxShift = 24;
+constexpr int kMaxShift = 22;
 
 void require_vector(const std::vector<int64_t>& shape, int64_t size, const char* name) {
   require(shape == std::vector<int64_t>{size},

@@ -166,8 +166,8 @@ Form fastest(const std::vector<Term>& terms, int64_t K, int64_t group, const Cou
 }
 
 // Basis kernels as words of four taps of a kernel row, in quads; what R begins with is what the
-// zero point takes off and the rounding adds.
-void pack_basis(const HybridConstants& constants, const Geometry& geometry,
+// zero point takes off, and what the rounding and the offset of T add.
+void pack_basis(const HybridConstants& constants, const Geometry& geometry, int32_t offset,
                 HybridWeights& packed) {
   const int64_t M = constants.basis.shape[0], quads = (M + kQuad - 1) / kQuad;
   const int64_t height = geometry.kernel[0], width = geometry.kernel[1];
@@ -186,9 +186,10 @@ void pack_basis(const HybridConstants& constants, const Geometry& geometry,
           uint32_t(uint8_t(tap)) << 8 * (s % kQuad);
     }
     const int32_t shift = constants.shift.data[m], half = 1 << shift >> 1;
-    require(size * 255 + half <= std::numeric_limits<int32_t>::max(),
+    const int64_t stored = int64_t(offset) << shift;
+    require(size * 255 + half + stored <= std::numeric_limits<int32_t>::max(),
             "basis is too large for 32-bit sums");
-    packed.start_of_r[size_t(m)] = int32_t(half - packed.x_zero * sum);
+    packed.start_of_r[size_t(m)] = int32_t(half + stored - packed.x_zero * sum);
     packed.shift[size_t(m)] = shift;
   }
 }
@@ -234,12 +235,13 @@ HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
   const Geometry geometry = read_geometry(conv, constants.basis.shape);
   const int64_t quads_of_channel = (conv.coefficient_shape[2] + kQuad - 1) / kQuad;
   HybridWeights packed = {};
+  packed.channels_of_quad = 1;
   packed.K = conv.coefficient_shape[0];
   packed.C = conv.coefficient_shape[1] * conv.group;
   packed.lower = uint8_t(attributes.lower), packed.upper = uint8_t(attributes.upper);
   positive(constants.x.scale, "x_scale");
   packed.x_zero = scalar(constants.x.zero_point, "x_zero_point");
-  pack_basis(constants, geometry, packed);
+  pack_basis(constants, geometry, offset, packed);
   std::vector<Term> terms = decode_terms(attributes, constants);
   pack_requantise(constants, terms, offset, packed);
   const int64_t quads = packed.C * quads_of_channel;

@@ -18,6 +18,7 @@ struct HybridWeights {
   int64_t K, C;
   Form form;
   std::vector<Quad> quads;           // by channel
+  int channels_of_quad;
   std::vector<uint32_t> basis;       // (quads of basis kernels, steps, 4)
   std::vector<int32_t> start_of_r;   // (quads of basis kernels, 4)
   std::vector<int32_t> shift;        // (quads of basis kernels, 4)

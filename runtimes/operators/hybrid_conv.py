@@ -42,7 +42,7 @@ INPUTS = (
 RESIDUAL_INPUTS = ("residual", "residual_scale", "residual_zero_point")
 LARGEST = 127
 """Of |Ce| and |B|."""
-MAX_SHIFT = 24
+MAX_SHIFT = 22
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

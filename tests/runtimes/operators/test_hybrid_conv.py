@@ -283,7 +283,7 @@ def test_only_two_stages_are_left_after_load(tmp_path: object) -> None:
     [
         ({"levels": np.full((4, 3), 127, np.int8)}, "-127 to 127"),
         ({"levels": np.zeros((4, 3), np.int8)}, "1 to 127"),
-        ({"shift": np.full(3, 25, np.uint8)}, "0 to 24"),
+        ({"shift": np.full(3, 25, np.uint8)}, "0 to 22"),
         ({"scale": np.full(4, np.nan, np.float32)}, "positive and finite"),
         ({"bias": np.full(4, np.inf, np.float32)}, "bias must be finite"),
         ({"shift": np.zeros(2, np.uint8)}, "do not fit"),

@@ -1,0 +1,290 @@
+// First stage of the kernels of hybrid_kernels.h: responses. Included once per instruction set by a
+// file that has defined, in a namespace of its own, the operations below. Sums are 16 int32, one a
+// pixel.
+//
+//     OPTC_UNROLL                    a pragma before loops that are to be unrolled, or nothing
+//     kOffset                        T is stored plus this
+//     Bytes, load_bytes(p), store_bytes(p, bytes)    64
+//     Zero, make_zero(zero)          the zero point as `permute` takes it
+//     permute(p, table, zero)        Bytes: p[table[i]], or `zero` where table[i] is kPadding
+//     kDirect                        to permute costs no more than to load what is permuted already
+//     Pixels, make_pixels(bytes)     64 bytes of X, [pixel][tap]
+//     Sums, make_sums(value)
+//     Taps, make_taps(word)          four int8 for every pixel
+//     respond(sums, pixels, taps)    sums + dot product of unsigned pixels and signed taps
+//     Shift, make_shift(count)
+//     pack(r, shift)                 Bytes: T of four responses of a vector
+//     store_pair(t, packed)          as [pixel][4]
+//     make_rows<V>(t)                V packed vectors become a row for each response
+//
+// Nothing of the standard library may be used here: see kernels_impl.h.
+
+constexpr ptrdiff_t kAhead = 8;    // quads whose channels are fetched before their use
+constexpr ptrdiff_t kLine = 64;    // bytes
+constexpr ptrdiff_t kNear = 1024;  // bytes of a channel that are worth it
+
+// A window where it does not lie in X entirely, or not within 64 bytes.
+inline void fill_at_edge(const HybridResponseArgs& a, const Window& window, const uint8_t* p,
+                         uint8_t* out) {
+  if (window.table == nullptr) {
+    for (int i = 0; i < kWindow; ++i) {
+      out[i] = window.scattered[i] < 0 ? a.zero_point : p[window.scattered[i]];
+    }
+    return;
+  }
+  uint8_t copy[kWindow] = {};
+  for (int i = 0; i < kWindow; ++i) {
+    if (p + i >= a.x_begin && p + i < a.x_end) copy[i] = p[i];
+  }
+  store_bytes(out, permute(copy, window.table, make_zero(a.zero_point)));
+}
+
+// Finds the windows of a channel.
+class Windows {
+ public:
+  explicit Windows(const HybridResponseArgs& a)
+      : a_(a), zero_(make_zero(a.zero_point)), begin_(a.tile->windows),
+        end_(begin_ + a.tile->n_windows), before_(a.x - a.x_begin + a.tile->low),
+        after_(a.x_end - a.x - a.tile->high - kWindow) {}
+
+  // Begins to fetch what the windows of a channel show: another core may have written it.
+  void prefetch(uint32_t channel) const {
+    const ptrdiff_t first = a_.tile->x_first, last = a_.tile->x_last;
+    if (last - first > kNear) return;
+    const uint8_t* x = of(channel);
+    for (ptrdiff_t at = first; at < last; at += kLine) __builtin_prefetch(x + at);
+    __builtin_prefetch(x + last);
+  }
+
+  // Whether every window of a channel is within 64 bytes that can be read.
+  bool are_inside(uint32_t channel) const {
+    const ptrdiff_t at = ptrdiff_t(channel) * a_.plane;
+    return !a_.tile->scattered && before_ + at >= 0 && at <= after_;
+  }
+
+  void fill(uint32_t channel, uint8_t* out) const {
+    const uint8_t* x = of(channel);
+    if (!are_inside(channel)) {
+      for (const Window* window = begin_; window < end_; ++window, out += kWindow) {
+        fill_at_edge(a_, *window, x + window->offset, out);
+      }
+      return;
+    }
+    const Zero zero = zero_;
+    for (const Window *window = begin_, *end = end_; window < end; ++window, out += kWindow) {
+      store_bytes(out, permute(x + window->offset, window->table, zero));
+    }
+  }
+
+  // What is missing to the last four channels is the last one again: its coefficients are zero.
+  void fill_four(uint32_t channel, uint8_t* out) const {
+    for (uint32_t i = 0; i < kQuad; ++i, out += (end_ - begin_) * kWindow) {
+      fill(channel + i < a_.channels ? channel + i : a_.channels - 1, out);
+    }
+  }
+
+  const uint8_t* of(uint32_t channel) const { return a_.x + ptrdiff_t(channel) * a_.plane; }
+
+ private:
+  const HybridResponseArgs& a_;
+  const Zero zero_;
+  const Window *begin_, *end_;
+  const ptrdiff_t before_, after_;  // bytes of X before and behind what channel 0 reads
+};
+
+// Where responses find their pixels: at(i, m) are those of step i % steps of vector i / steps, for
+// the m-th response of a quad. From windows of one channel, or of four:
+template <bool kFour>
+struct Filled {
+  static constexpr bool is_four = kFour;
+  const uint8_t* windows;
+  const uint32_t* use;
+  size_t n_windows;
+  Pixels at(size_t i, int m) const {
+    const size_t window = use[i] + (kFour ? size_t(m) * n_windows : 0);
+    return make_pixels(load_bytes(windows + window * kWindow));
+  }
+};
+
+// From X itself.
+template <int S>
+class Direct {
+ public:
+  static constexpr bool is_four = false;
+  explicit Direct(const HybridResponseArgs& a) : zero_(make_zero(a.zero_point)) {
+    for (int i = 0; i < a.tile->vectors * S; ++i) windows_[i] = a.tile->windows[a.tile->use[i]];
+  }
+  Pixels at(size_t i, int) const {
+    return make_pixels(permute(x + windows_[i].offset, windows_[i].table, zero_));
+  }
+
+  const uint8_t* x = nullptr;  // of the channel
+
+ private:
+  const Zero zero_;
+  Window windows_[S ? kTileVectors * S : 1];
+};
+
+// Four basis kernels in registers, or in memory where the number of steps S is 0: any.
+template <int S>
+struct QuadTaps {
+  Taps taps[S ? S : 1][kQuad];
+  Sums start[kQuad];
+  Shift shift[kQuad];
+  const uint32_t* words;
+  size_t steps;
+
+  QuadTaps(const HybridResponseArgs& a, uint32_t basis)
+      : words(a.basis + basis * a.steps * kQuad), steps(a.steps) {
+    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
+      start[m] = make_sums(a.start[basis * kQuad + m]);
+      shift[m] = make_shift(a.shift[basis * kQuad + m]);
+      OPTC_UNROLL for (int s = 0; s < S; ++s) taps[s][m] = make_taps(words[s * kQuad + m]);
+    }
+  }
+  Taps at(size_t s, int m) const { return S ? taps[s][m] : make_taps(words[s * kQuad + m]); }
+};
+
+// R of vector v.
+template <int S, typename Look>
+inline void respond_vector(const QuadTaps<S>& quad, const Look& look, int v, Sums r[kQuad]) {
+  const size_t steps = S ? S : quad.steps;
+  const auto add = [&](size_t s) {
+    const size_t i = size_t(v) * steps + s;
+    const Pixels pixels = look.at(i, 0);
+    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
+      r[m] = respond(r[m], look.is_four && m > 0 ? look.at(i, m) : pixels, quad.at(s, m));
+    }
+  };
+  OPTC_UNROLL for (int m = 0; m < kQuad; ++m) r[m] = quad.start[m];
+  if constexpr (S > 0) {
+    OPTC_UNROLL for (size_t s = 0; s < S; ++s) add(s);
+  } else {
+    for (size_t s = 0; s < steps; ++s) add(s);
+  }
+}
+
+// R of vectors v and w, where w begins with the last two windows of v.
+template <typename Look>
+inline void respond_two(const QuadTaps<3>& quad, const Look& look, int v, int w,
+                        Sums of_v[kQuad], Sums of_w[kQuad]) {
+  OPTC_UNROLL for (int m = 0; m < kQuad; ++m) of_v[m] = of_w[m] = quad.start[m];
+  OPTC_UNROLL for (int s = 0; s < 4; ++s) {
+    const Pixels pixels = look.at(size_t(s < 3 ? 3 * v + s : 3 * w + 2), 0);
+    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
+      if (s < 3) of_v[m] = respond(of_v[m], pixels, quad.at(size_t(s), m));
+      if (s > 0) of_w[m] = respond(of_w[m], pixels, quad.at(size_t(s - 1), m));
+    }
+  }
+}
+
+// First vector of the i-th two that share windows: see HybridTile::pitch.
+constexpr int first_of_two(int i, int pitch) { return i * (3 - pitch); }
+
+// store(v, packed) for every vector. Their number is no constant, because the unrolled loops would
+// need too many registers.
+template <int S, int P, typename Look, typename Store>
+inline void respond_quad(int vectors, const QuadTaps<S>& quad, const Look& look, Store store) {
+  if constexpr (P > 0) {
+    for (int i = 0; i < vectors / 2; ++i) {
+      const int v = first_of_two(i, P), w = v + P;
+      Sums of_v[kQuad], of_w[kQuad];
+      respond_two(quad, look, v, w, of_v, of_w);
+      store(v, pack(of_v, quad.shift));
+      store(w, pack(of_w, quad.shift));
+    }
+  } else {
+    for (int v = 0; v < vectors; ++v) {
+      Sums r[kQuad];
+      respond_vector(quad, look, v, r);
+      store(v, pack(r, quad.shift));
+    }
+  }
+}
+
+// respond(taps, look, t) for every quad.
+template <int S, bool kFour, typename Respond>
+inline void respond_all(const HybridResponseArgs& args, Respond respond) {
+  const HybridResponseArgs a = args;  // as far as the compiler knows, T may lie in `args`
+  uint8_t* t = a.t;
+  const size_t stride = size_t(a.tile->vectors) * kQuadBytes;
+  const Windows windows(a);
+  Direct<kDirect ? S : 0> direct(a);
+  const Filled<kFour> filled = {a.windows, a.tile->use, a.tile->n_windows};
+  const Quad* q = a.quads;
+  const Quad* end = q + a.n_quads;
+  const Quad* ahead = q;
+  while (ahead < end && ahead < q + kAhead) windows.prefetch((ahead++)->channel);
+  while (q < end) {
+    const QuadTaps<S> taps(a, q->basis);
+    for (const uint32_t basis = q->basis; q < end && q->basis == basis; ++q, t += stride) {
+      if (ahead < end) windows.prefetch((ahead++)->channel);
+      if (kDirect && S > 0 && !kFour && windows.are_inside(q->channel)) {
+        direct.x = windows.of(q->channel);
+        respond(taps, direct, t);
+        continue;
+      }
+      if constexpr (kFour) {
+        windows.fill_four(q->channel, a.windows);
+      } else if (q == a.quads || q[-1].channel != q->channel || kDirect) {
+        windows.fill(q->channel, a.windows);
+      }
+      respond(taps, filled, t);
+    }
+  }
+}
+
+// Two vectors that share windows need many registers.
+inline int pitch_of(const HybridResponseArgs& a) { return kDirect ? a.tile->pitch : 0; }
+
+template <int S, int P, bool kFour>
+void pair_responses_of(const HybridResponseArgs& a) {
+  respond_all<S, kFour>(a, [&](const QuadTaps<S>& quad, const auto& look, uint8_t* t) {
+    respond_quad<S, P>(a.tile->vectors, quad, look, [&](int v, const Bytes& packed) {
+      store_pair(t + v * kQuadBytes, packed);
+    });
+  });
+}
+
+void pair_responses(const HybridResponseArgs& a) {
+  if (a.channels_of_quad > 1) {
+    return a.steps == 1 ? pair_responses_of<1, 0, true>(a) : pair_responses_of<0, 0, true>(a);
+  }
+  if (a.steps != 3) return pair_responses_of<0, 0, false>(a);
+  switch (pitch_of(a)) {
+    case 0: return pair_responses_of<3, 0, false>(a);
+    case 1: return pair_responses_of<3, kDirect ? 1 : 0, false>(a);
+    default: return pair_responses_of<3, kDirect ? 2 : 0, false>(a);
+  }
+}
+
+template <int S, int V, int P, bool kFour>
+void element_responses_of(const HybridResponseArgs& a) {
+  respond_all<S, kFour>(a, [&](const QuadTaps<S>& quad, const auto& look, uint8_t* t) {
+    respond_quad<S, P>(a.tile->vectors, quad, look, [&](int v, const Bytes& packed) {
+      store_bytes(t + v * kQuadBytes, packed);
+    });
+    make_rows<V>(t);
+  });
+}
+
+template <int S, bool kFour>
+void element_responses_of(const HybridResponseArgs& a) {
+  static_assert(kTileVectors == 4, "one case per number of vectors");
+  switch (a.tile->vectors) {
+    case 1: return element_responses_of<S, 1, 0, kFour>(a);
+    case 2: return element_responses_of<S, 2, 0, kFour>(a);
+    case 3: return element_responses_of<S, 3, 0, kFour>(a);
+    default: return element_responses_of<S, 4, 0, kFour>(a);
+  }
+}
+
+void element_responses(const HybridResponseArgs& a) {
+  if (a.channels_of_quad > 1) return element_responses_of<0, true>(a);
+  if (a.steps != 3) return element_responses_of<0, false>(a);
+  switch (pitch_of(a)) {
+    case 0: return element_responses_of<3, false>(a);
+    case 1: return element_responses_of<3, 4, kDirect ? 1 : 0, false>(a);
+    default: return element_responses_of<3, 4, kDirect ? 2 : 0, false>(a);
+  }
+}
