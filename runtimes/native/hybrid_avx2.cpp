@@ -155,28 +155,35 @@ inline void make_rows(uint8_t* t) {
   }
 }
 
-// Four rows of a vector, [row][pixel], become [pixel][row].
+inline Bytes gather_rows(const uint8_t* const t[kQuad], ptrdiff_t at) {
+  __m128i row[kQuad];
+  OPTC_UNROLL for (int i = 0; i < kQuad; ++i) {
+    row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t[i] + at));
+  }
+  const __m128i low_a = _mm_unpacklo_epi8(row[0], row[1]);
+  const __m128i low_b = _mm_unpacklo_epi8(row[2], row[3]);
+  const __m128i high_a = _mm_unpackhi_epi8(row[0], row[1]);
+  const __m128i high_b = _mm_unpackhi_epi8(row[2], row[3]);
+  return {{_mm256_set_m128i(_mm_unpackhi_epi16(low_a, low_b), _mm_unpacklo_epi16(low_a, low_b)),
+           _mm256_set_m128i(_mm_unpackhi_epi16(high_a, high_b),
+                            _mm_unpacklo_epi16(high_a, high_b))}};
+}
+
+inline Bytes flip(const Bytes& bytes) {
+  const __m256i bits = _mm256_set1_epi8(char(0x80));
+  return {{_mm256_xor_si256(bytes.of[0], bits), _mm256_xor_si256(bytes.of[1], bits)}};
+}
+
 template <int V>
 inline void dot_rows(Sums* sums, const uint8_t* const t[kQuad], Weight weight) {
   OPTC_UNROLL for (int v = 0; v < V; ++v) {
-    __m128i row[kQuad];
-    OPTC_UNROLL for (int i = 0; i < kQuad; ++i) {
-      row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t[i] + v * kPixels));
-    }
-    const __m128i low_a = _mm_unpacklo_epi8(row[0], row[1]);
-    const __m128i low_b = _mm_unpacklo_epi8(row[2], row[3]);
-    const __m128i high_a = _mm_unpackhi_epi8(row[0], row[1]);
-    const __m128i high_b = _mm_unpackhi_epi8(row[2], row[3]);
-    const __m256i low = _mm256_set_m128i(_mm_unpackhi_epi16(low_a, low_b),
-                                         _mm_unpacklo_epi16(low_a, low_b));
-    const __m256i high = _mm256_set_m128i(_mm_unpackhi_epi16(high_a, high_b),
-                                          _mm_unpacklo_epi16(high_a, high_b));
-    sums[v] = {{dot(sums[v].of[0], low, weight), dot(sums[v].of[1], high, weight)}};
+    const Bytes x = gather_rows(t, v * kPixels);
+    sums[v] = {{dot(sums[v].of[0], x.of[0], weight), dot(sums[v].of[1], x.of[1], weight)}};
   }
 }
 
 // rint(acc * a + b [+ residual * rho]) of eight pixels.
-inline __m256i rounded(const HybridRowArgs& a, size_t k, __m256i sums, const uint8_t* residual) {
+OPTC_INLINE __m256i rounded(const HybridRowArgs& a, size_t k, __m256i sums, const uint8_t* residual) {
   const Requantise& q = *a.requantise;
   __m256 u = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(q.a[k]));
   u = _mm256_add_ps(u, _mm256_set1_ps(q.b[k]));
@@ -191,7 +198,7 @@ inline __m256i rounded(const HybridRowArgs& a, size_t k, __m256i sums, const uin
 }
 
 // Sixteen rounded pixels plus y_zero, clamped.
-inline __m128i to_bytes(const Requantise& q, __m256i low, __m256i high) {
+OPTC_INLINE __m128i to_bytes(const Requantise& q, __m256i low, __m256i high) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
   const __m256i y = _mm256_adds_epi16(words, _mm256_set1_epi16(short(q.y_zero)));
   const __m128i bytes =

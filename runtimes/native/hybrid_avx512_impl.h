@@ -17,6 +17,7 @@ inline Sums sum(Sums a, Sums b) {
 inline Bytes load_bytes(const uint8_t* p) { return _mm512_load_si512(p); }
 inline void store_bytes(uint8_t* p, Bytes bytes) { _mm512_store_si512(p, bytes); }
 inline Pixels make_pixels(Bytes bytes) { return bytes; }
+inline Bytes flip(Bytes bytes) { return _mm512_xor_si512(bytes, _mm512_set1_epi8(char(0x80))); }
 inline Taps make_taps(uint32_t word) { return _mm512_set1_epi32(int(word)); }
 inline Shift make_shift(int32_t count) { return _mm512_set1_epi32(count); }
 inline Weight make_weight(uint32_t word) { return _mm512_set1_epi32(int(word)); }
@@ -102,10 +103,9 @@ inline void make_rows(uint8_t* t) {
   }
 }
 
-// Four rows of one vector, [row][pixel], become [pixel][row].
-inline __m512i gather_rows(const uint8_t* const t[kQuad], ptrdiff_t at) {
+inline Bytes gather_rows(const uint8_t* const t[kQuad], ptrdiff_t at) {
   const auto row = [&](int i) {
-    return _mm_load_si128(reinterpret_cast<const __m128i*>(t[i] + at));
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(t[i] + at));
   };
   const __m512i rows = _mm512_inserti64x4(
       _mm512_castsi256_si512(_mm256_set_m128i(row(1), row(0))), _mm256_set_m128i(row(3), row(2)), 1);
@@ -136,7 +136,7 @@ inline __mmask16 pixels_of(const HybridTile& tile, int v) {
 }
 
 // rint(acc * a + b [+ residual * rho])
-inline __m512i rounded(const HybridRowArgs& a, size_t k, Sums sums, const __m128i* residual) {
+OPTC_INLINE __m512i rounded(const HybridRowArgs& a, size_t k, Sums sums, const __m128i* residual) {
   const Requantise& q = *a.requantise;
   __m512 u = _mm512_mul_ps(_mm512_cvtepi32_ps(__m512i(sums)), _mm512_set1_ps(q.a[k]));
   u = _mm512_add_ps(u, _mm512_set1_ps(q.b[k]));
@@ -150,7 +150,7 @@ inline __m512i rounded(const HybridRowArgs& a, size_t k, Sums sums, const __m128
 }
 
 // Four rounded vectors plus y_zero, clamped: bytes in natural order.
-inline __m512i to_bytes(const Requantise& q, const __m512i r[4]) {
+OPTC_INLINE __m512i to_bytes(const Requantise& q, const __m512i r[4]) {
   const __m512i zero = _mm512_set1_epi16(short(q.y_zero));
   const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(r[0], r[1]), zero);
   const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(r[2], r[3]), zero);

@@ -71,6 +71,7 @@ struct HybridConv::Run {
     tile.low = part.low, tile.high = part.high, tile.scattered = part.scattered;
     tile.use = planned.use.data();
     tile.x_first = planned.x_first, tile.x_last = planned.x_last;
+    tile.straight = planned.straight;
     tile.pitch = tile.vectors == planned.vectors ? planned.pitch : 0;
     return tile;
   }
@@ -111,7 +112,7 @@ struct HybridConv::Run {
                  uint8_t* windows) const {
     const HybridResponseArgs args = {
         &tile, of_tile, x, x_end, x_plane, uint32_t(w.C), w.x_zero, w.quads.data(),
-        w.quads.size(), w.channels_of_quad, plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
+        w.quads.size(), w.channels_of_quad, w.copies, plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
     w.form == Form::kElements ? op.kernels_.element_responses(args)
                               : op.kernels_.pair_responses(args);
   }

@@ -1,7 +1,7 @@
 // The inner loops of a hybrid (8-bit) decomposed convolution over one tile of output pixels.
 //
 //     R[c, m, p] = sum_t B[m, t] * (x[c, pixel p, tap t] - x_zero)          int32
-//     T[c, m, p] = clamp((R + (1 << shift >> 1)) >> shift, -128, 127)       int8
+//     T[c, m, p] = clamp((R + (1 << shift >> 1)) >> shift, z - 128, z + 127)   z: an attribute
 //     acc[k, p]  = sum_(c, m) Ce[k, c, m] * T[c, m, p]                      int32
 //     y[k, p]    = clamp(rint(f32(acc) * a[k] + b[k] [+ f32(r - r_zero) * rho]) + y_zero)
 //
@@ -44,6 +44,7 @@ struct HybridTile {
   ptrdiff_t x_first, x_last;  // bytes of a channel of X, as Window::offset, that windows show
   ptrdiff_t low, high;        // least and greatest Window::offset
   bool scattered;             // a window is
+  bool straight;              // the pixels of a vector are 16 bytes in a row from its window on
   ptrdiff_t output[kTileVectors];  // start of Y[k = 0] for each vector
   int pixels[kTileVectors];        // 1 .. kPixels
   bool contiguous;                 // the vectors are full and follow each other in Y
@@ -66,6 +67,7 @@ struct HybridResponseArgs {
   const Quad* quads;
   size_t n_quads;
   int channels_of_quad;   // 1 or 4
+  bool copies;            // four channels, and T is X less 128
   size_t steps;
   const uint32_t* basis;  // (quads of basis kernels, steps, 4) four taps each
   const int32_t* start;   // (quads of basis kernels, 4) zero point and rounding, to begin R with
@@ -114,7 +116,7 @@ struct HybridRowArgs {
 // The loops as built for one instruction set.
 struct HybridKernels {
   const char* isa;
-  int32_t offset;  // T is stored plus this
+  int32_t offset;  // T - z is stored plus this
   void (*pair_responses)(const HybridResponseArgs&);
   void (*element_responses)(const HybridResponseArgs&);
   void (*pair_rows)(const HybridRowArgs&);

@@ -108,6 +108,7 @@ class Planner {
     TilePlan tile = {};
     std::vector<ptrdiff_t> read;
     tile.vectors = count;
+    tile.straight = plan_.steps == 1;
     for (int v = 0; v < count; ++v) {
       const int64_t in_unit = first + v, per_sample = int64_t(vectors.size());
       const Pixels& pixels = vectors[size_t(in_unit % per_sample)];
@@ -117,6 +118,7 @@ class Planner {
       for (size_t step = 0; step < plan_.steps; ++step) {
         const Positions positions = positions_of(pixels, step);
         tile.use.push_back(use(tile, window(positions, tile.sample[v])));
+        tile.straight &= is_straight(positions, pixels.count);
         for (const int32_t position : positions) {
           if (position >= 0) read.push_back(tile.sample[v] * sample_size_ + position);
         }
@@ -131,6 +133,16 @@ class Planner {
       if (shares_windows(tile, pitch)) tile.pitch = pitch;
     }
     return tile;
+  }
+
+  // Whether the pixels' first taps are neighbours, none of them padding.
+  static bool is_straight(const Positions& positions, int pixels) {
+    for (int i = 0; i < pixels; ++i) {
+      if (positions[size_t(i * kQuad)] < 0 || positions[size_t(i * kQuad)] != positions[0] + i) {
+        return false;
+      }
+    }
+    return true;
   }
 
   // Whether each other vector of two begins with the windows that the first ends with: kernels of

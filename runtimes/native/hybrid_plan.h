@@ -30,6 +30,7 @@ struct TilePlan {
   TilePart first[kTileVectors + 1];    // of the first vectors
   ptrdiff_t x_first, x_last;           // see HybridTile
   int pitch;                           // see HybridTile
+  bool straight;
   std::vector<Window> windows;
   std::vector<uint32_t> use;           // (vectors, steps)
 };

@@ -115,6 +115,17 @@ inline void make_rows(uint8_t* t) {
   }
 }
 
+inline Bytes gather_rows(const uint8_t* const t[kQuad], ptrdiff_t at) {
+  Bytes bytes;
+  for (int i = 0; i < kQuadBytes; ++i) bytes.of[i] = t[i % kQuad][at + i / kQuad];
+  return bytes;
+}
+
+inline Bytes flip(Bytes bytes) {
+  for (int i = 0; i < kQuadBytes; ++i) bytes.of[i] ^= 0x80;
+  return bytes;
+}
+
 template <int V>
 inline void dot_rows(Sums* sums, const uint8_t* const t[kQuad], const Weight& weight) {
   for (int v = 0; v < V; ++v) {

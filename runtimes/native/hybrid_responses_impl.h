@@ -16,6 +16,8 @@
 //     pack(r, shift)                 Bytes: T of four responses of a vector
 //     store_pair(t, packed)          as [pixel][4]
 //     make_rows<V>(t)                V packed vectors become a row for each response
+//     gather_rows(p, at)             Bytes: 16 pixels of four rows, [pixel][4]
+//     flip(bytes)                    with the uppermost bit of each the other way
 //
 // Nothing of the standard library may be used here: see kernels_impl.h.
 
@@ -76,10 +78,15 @@ class Windows {
     }
   }
 
-  // What is missing to the last four channels is the last one again: its coefficients are zero.
-  void fill_four(uint32_t channel, uint8_t* out) const {
+  // One of the four channels of a quad. What is missing to the last four is the last again: its
+  // coefficients are zero.
+  uint32_t channel_of(const Quad& quad, uint32_t i) const {
+    return quad.channel + i < a_.channels ? quad.channel + i : a_.channels - 1;
+  }
+
+  void fill_four(const Quad& quad, uint8_t* out) const {
     for (uint32_t i = 0; i < kQuad; ++i, out += (end_ - begin_) * kWindow) {
-      fill(channel + i < a_.channels ? channel + i : a_.channels - 1, out);
+      fill(channel_of(quad, i), out);
     }
   }
 
@@ -147,7 +154,7 @@ struct QuadTaps {
 
 // R of vector v.
 template <int S, typename Look>
-inline void respond_vector(const QuadTaps<S>& quad, const Look& look, int v, Sums r[kQuad]) {
+OPTC_INLINE void respond_vector(const QuadTaps<S>& quad, const Look& look, int v, Sums r[kQuad]) {
   const size_t steps = S ? S : quad.steps;
   const auto add = [&](size_t s) {
     const size_t i = size_t(v) * steps + s;
@@ -166,7 +173,7 @@ inline void respond_vector(const QuadTaps<S>& quad, const Look& look, int v, Sum
 
 // R of vectors v and w, where w begins with the last two windows of v.
 template <typename Look>
-inline void respond_two(const QuadTaps<3>& quad, const Look& look, int v, int w,
+OPTC_INLINE void respond_two(const QuadTaps<3>& quad, const Look& look, int v, int w,
                         Sums of_v[kQuad], Sums of_w[kQuad]) {
   OPTC_UNROLL for (int m = 0; m < kQuad; ++m) of_v[m] = of_w[m] = quad.start[m];
   OPTC_UNROLL for (int s = 0; s < 4; ++s) {
@@ -184,7 +191,7 @@ constexpr int first_of_two(int i, int pitch) { return i * (3 - pitch); }
 // store(v, packed) for every vector. Their number is no constant, because the unrolled loops would
 // need too many registers.
 template <int S, int P, typename Look, typename Store>
-inline void respond_quad(int vectors, const QuadTaps<S>& quad, const Look& look, Store store) {
+OPTC_INLINE void respond_quad(int vectors, const QuadTaps<S>& quad, const Look& look, Store store) {
   if constexpr (P > 0) {
     for (int i = 0; i < vectors / 2; ++i) {
       const int v = first_of_two(i, P), w = v + P;
@@ -225,11 +232,44 @@ inline void respond_all(const HybridResponseArgs& args, Respond respond) {
         continue;
       }
       if constexpr (kFour) {
-        windows.fill_four(q->channel, a.windows);
+        windows.fill_four(*q, a.windows);
       } else if (q == a.quads || q[-1].channel != q->channel || kDirect) {
         windows.fill(q->channel, a.windows);
       }
       respond(taps, filled, t);
+    }
+  }
+}
+
+// Four rows of 16 bytes, which may lie at the end of X.
+inline Bytes gather_channels(const HybridResponseArgs& a, const uint8_t* const p[kQuad],
+                             ptrdiff_t at) {
+  bool inside = true;
+  for (int i = 0; i < kQuad; ++i) inside &= p[i] + at + kPixels <= a.x_end;
+  if (inside) return gather_rows(p, at);
+  uint8_t copy[kQuad][kPixels] = {};
+  const uint8_t* rows[kQuad];
+  for (int i = 0; i < kQuad; ++i) {
+    for (int j = 0; j < kPixels && p[i] + at + j < a.x_end; ++j) copy[i][j] = p[i][at + j];
+    rows[i] = copy[i];
+  }
+  return gather_rows(rows, 0);
+}
+
+// T is X less 128, [pixel][4] of four channels.
+void copy_responses(const HybridResponseArgs& args) {
+  const HybridResponseArgs a = args;
+  const Windows windows(a);
+  const int vectors = a.tile->vectors;
+  ptrdiff_t at[kTileVectors] = {};
+  for (int v = 0; v < vectors; ++v) at[v] = a.tile->windows[a.tile->use[v]].offset;
+  uint8_t* t = a.t;
+  for (const Quad *q = a.quads, *end = q + a.n_quads; q < end; ++q) {
+    const uint8_t* p[kQuad];
+    for (uint32_t i = 0; i < kQuad; ++i) p[i] = windows.of(windows.channel_of(*q, i));
+    for (int v = 0; v < vectors; ++v, t += kQuadBytes) {
+      const Bytes bytes = gather_channels(a, p, at[v]);
+      store_bytes(t, kOffset == 128 ? bytes : flip(bytes));
     }
   }
 }
@@ -247,6 +287,7 @@ void pair_responses_of(const HybridResponseArgs& a) {
 }
 
 void pair_responses(const HybridResponseArgs& a) {
+  if (a.copies && a.tile->straight) return copy_responses(a);
   if (a.channels_of_quad > 1) {
     return a.steps == 1 ? pair_responses_of<1, 0, true>(a) : pair_responses_of<0, 0, true>(a);
   }

@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <string>
 
-#include "hybrid_kernels.h"
 
 namespace optc {
 namespace {
@@ -25,6 +24,11 @@ int32_t symbol_at(const uint8_t* bytes, int64_t bits, int64_t i) {
 
 }  // namespace
 
+QuadLayout::QuadLayout(const Attributes& conv)
+    : group(conv.group), C(conv.coefficient_shape[1]),
+      of_channel((conv.coefficient_shape[2] + kQuad - 1) / kQuad),
+      channels(conv.coefficient_shape[2] == 1 ? kQuad : 1) {}
+
 void check_hybrid_constants(const HybridAttributes& attributes,
                             const HybridConstants& constants) {
   check_shapes(attributes.conv, constants.basis.shape, constants.bias, constants.positions);
@@ -42,6 +46,9 @@ void check_hybrid_constants(const HybridAttributes& attributes,
   require(constants.values.shape.size() == 1, "values are not a vector");
   require(0 <= attributes.lower && attributes.lower <= attributes.upper && attributes.upper <= 255,
           "lower and upper are not 0 <= lower <= upper <= 255");
+  require(-128 <= attributes.response_offset && attributes.response_offset <= 128,
+          "response_offset is " + std::to_string(attributes.response_offset) +
+              ", expected -128 to 128");
   require_finite(constants.scale, "scale");
   require_finite(constants.bias, "bias");
   for (int64_t k = 0; k < K; ++k) require(constants.scale.data[k] > 0, "scale is not positive");
@@ -62,16 +69,17 @@ std::vector<Term> decode_terms(const HybridAttributes& attributes,
   require(constants.values.size() == (count * bits + 7) / 8,
           std::to_string(constants.values.size()) + " bytes for " + std::to_string(count) +
               " values of " + std::to_string(bits) + " bits");
-  const int64_t k_group = K / attributes.conv.group, quads = (M + kQuad - 1) / kQuad;
+  const int64_t k_group = K / attributes.conv.group;
+  const QuadLayout layout(attributes.conv);
   std::vector<Term> terms;
   terms.reserve(size_t(count));
   for (int64_t i = 0; i < count; ++i) {
     const int32_t symbol = symbol_at(constants.values.data, bits, i);
     if (symbol == 0) continue;
     const int64_t flat = stored[size_t(i / block)] * block + i % block;
-    const int64_t k = flat / (C * M), c = k / k_group * C + flat / M % C, m = flat % M;
-    const Term term = {uint32_t(k), uint32_t(c * quads + m / kQuad), uint32_t(m % kQuad),
-                       symbol * constants.levels.data[k * M + m]};
+    const int64_t k = flat / (C * M), c = flat / M % C, m = flat % M;
+    const Term term = {uint32_t(k), uint32_t(layout.quad(k / k_group, c, m)),
+                       uint32_t(layout.place(c, m)), symbol * constants.levels.data[k * M + m]};
     require(std::abs(term.value) <= kMaxCoefficient,
             "levels * values " + std::to_string(term.value) + " is out of range");
     terms.push_back(term);

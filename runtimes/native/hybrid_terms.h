@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "constants.h"
+#include "hybrid_kernels.h"
 
 namespace optc {
 
@@ -12,7 +13,7 @@ constexpr int kMaxCoefficient = 127;  // of |Ce| and |B|
 
 struct HybridAttributes {
   Attributes conv;
-  int64_t value_bits = 8, block = 1, lower = 0, upper = 255;
+  int64_t value_bits = 8, block = 1, lower = 0, upper = 255, response_offset = 0;
 };
 
 // A uint8 tensor q stands for scale * (q - zero_point).
@@ -33,9 +34,31 @@ struct HybridConstants {
   Quantisation residual;               // absent without one
 };
 
+// Which responses are together in a quad of T: those of four basis kernels to one channel or, of
+// the only basis kernel, to four channels.
+struct QuadLayout {
+  int64_t group, C;    // C: of a group
+  int64_t of_channel;  // quads
+  int64_t channels;    // of a quad
+
+  explicit QuadLayout(const Attributes& conv);
+
+  int64_t per_group() const { return (C + channels - 1) / channels * of_channel; }
+  int64_t quads() const { return group * per_group(); }
+  int64_t quad(int64_t g, int64_t c, int64_t m) const {
+    return g * per_group() + c / channels * of_channel + m / kQuad;
+  }
+  int64_t place(int64_t c, int64_t m) const { return channels > 1 ? c % channels : m % kQuad; }
+  Quad at(int64_t quad) const {
+    const int64_t in_group = quad % per_group();
+    const int64_t c = quad / per_group() * C + in_group / of_channel * channels;
+    return {uint32_t(c), uint32_t(in_group % of_channel)};
+  }
+};
+
 // One nonzero of Ce.
 struct Term {
-  uint32_t k, quad, m;  // quad: of T; m: within the quad
+  uint32_t k, quad, place;  // place: within the quad of T
   int32_t value;
 };
 

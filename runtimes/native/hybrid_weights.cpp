@@ -39,23 +39,22 @@ float positive(const Constant<float>& constant, const char* name) {
 }
 
 // Renumbers the quads of the terms: those in use only, or for the dense form all.
-void number_quads(std::vector<Term>& terms, int64_t quads_of_channel, bool all,
+void number_quads(std::vector<Term>& terms, const QuadLayout& layout, bool all,
                   HybridWeights& packed) {
-  std::vector<uint32_t> number(size_t(packed.C * quads_of_channel), all);
+  std::vector<uint32_t> number(size_t(layout.quads()), all);
   for (const Term& term : terms) number[term.quad] = 1;
   packed.quads.clear();
   for (size_t quad = 0; quad < number.size(); ++quad) {
     if (number[quad] == 0) continue;
     number[quad] = uint32_t(packed.quads.size());
-    packed.quads.push_back({uint32_t(int64_t(quad) / quads_of_channel),
-                            uint32_t(int64_t(quad) % quads_of_channel)});
+    packed.quads.push_back(layout.at(int64_t(quad)));
   }
   for (Term& term : terms) term.quad = number[term.quad];
 }
 
 // Adds a term to the bytes of its pair.
 void put(uint32_t& word, const Term& term) {
-  word |= uint32_t(uint8_t(term.value)) << 8 * term.m;
+  word |= uint32_t(uint8_t(term.value)) << 8 * term.place;
 }
 
 // Where the terms of each output channel begin; the last entry is their end.
@@ -114,7 +113,7 @@ void pack_elements(const std::vector<Term>& terms, HybridWeights& packed) {
       const Term& term = terms[i];
       const size_t place = (i - begin[k]) % kQuad;
       if (place == 0) packed.fours.push_back({});
-      packed.fours.back().rows[place] = uint16_t(term.quad * kQuad + term.m);
+      packed.fours.back().rows[place] = uint16_t(term.quad * kQuad + term.place);
       packed.fours.back().weight |= uint32_t(uint8_t(term.value)) << 8 * place;
     }
     packed.begin.push_back(uint32_t(packed.fours.size()));
@@ -165,7 +164,7 @@ Form fastest(const std::vector<Term>& terms, int64_t K, int64_t group, const Cou
   return best;
 }
 
-// Basis kernels as words of four taps of a kernel row, in quads; what R begins with is what the
+// Basis kernels as words of four taps of a kernel row, in quads (a single one fills its quad); what R begins with is what the
 // zero point takes off, and what the rounding and the offset of T add.
 void pack_basis(const HybridConstants& constants, const Geometry& geometry, int32_t offset,
                 HybridWeights& packed) {
@@ -175,23 +174,31 @@ void pack_basis(const HybridConstants& constants, const Geometry& geometry, int3
   packed.basis.assign(size_t(quads * steps * kQuad), 0);
   packed.start_of_r.assign(size_t(quads * kQuad), 0);
   packed.shift.assign(size_t(quads * kQuad), 0);
-  for (int64_t m = 0; m < M; ++m) {
+  const int64_t lanes = M == 1 ? kQuad : M;
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const int64_t m = M == 1 ? 0 : lane;
     int64_t sum = 0, size = 0;
     for (int64_t t = 0; t < height * width; ++t) {
       const int8_t tap = constants.basis.data[m * height * width + t];
       require(tap >= -kMaxCoefficient, "basis holds -128");
       sum += tap, size += std::abs(tap);
       const int64_t s = t % width, step = t / width * words + s / kQuad;
-      packed.basis[size_t((m / kQuad * steps + step) * kQuad + m % kQuad)] |=
+      packed.basis[size_t((lane / kQuad * steps + step) * kQuad + lane % kQuad)] |=
           uint32_t(uint8_t(tap)) << 8 * (s % kQuad);
     }
     const int32_t shift = constants.shift.data[m], half = 1 << shift >> 1;
-    const int64_t stored = int64_t(offset) << shift;
-    require(size * 255 + half + stored <= std::numeric_limits<int32_t>::max(),
+    const int64_t stored = int64_t(offset) * (1 << shift);
+    require(size * 255 + half + std::abs(stored) <= std::numeric_limits<int32_t>::max(),
             "basis is too large for 32-bit sums");
-    packed.start_of_r[size_t(m)] = int32_t(half + stored - packed.x_zero * sum);
-    packed.shift[size_t(m)] = shift;
+    packed.start_of_r[size_t(lane)] = int32_t(half + stored - packed.x_zero * sum);
+    packed.shift[size_t(lane)] = shift;
   }
+}
+
+// Whether there is one basis kernel, whose response is X less the zero point itself.
+bool is_unit(const HybridConstants& constants, const Geometry& geometry) {
+  return constants.basis.size() == 1 && geometry.kernel[0] * geometry.kernel[1] == 1 &&
+         constants.basis.data[0] == 1 << constants.shift.data[0];
 }
 
 // Factors that end a sum, and the sum that undoes the offset of T: -offset * sum of Ce.
@@ -211,7 +218,7 @@ void pack_requantise(const HybridConstants& constants, const std::vector<Term>& 
   }
   for (int64_t k = 0; k < packed.K; ++k) {
     // The kernels' partial sums may wrap, but not the sum.
-    require(size[size_t(k)] * 128 <= std::numeric_limits<int32_t>::max(),
+    require(size[size_t(k)] * 256 <= std::numeric_limits<int32_t>::max(),
             "coefficients are too many for 32-bit sums");
     packed.start.push_back(int32_t(uint32_t(-offset * sum[size_t(k)])));
     packed.a.push_back(constants.scale.data[k] / y_scale);
@@ -233,23 +240,24 @@ HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
   check_hybrid_constants(attributes, constants);
   const Attributes& conv = attributes.conv;
   const Geometry geometry = read_geometry(conv, constants.basis.shape);
-  const int64_t quads_of_channel = (conv.coefficient_shape[2] + kQuad - 1) / kQuad;
+  const QuadLayout layout(conv);
   HybridWeights packed = {};
-  packed.channels_of_quad = 1;
+  packed.channels_of_quad = int(layout.channels);
   packed.K = conv.coefficient_shape[0];
   packed.C = conv.coefficient_shape[1] * conv.group;
   packed.lower = uint8_t(attributes.lower), packed.upper = uint8_t(attributes.upper);
   positive(constants.x.scale, "x_scale");
   packed.x_zero = scalar(constants.x.zero_point, "x_zero_point");
-  pack_basis(constants, geometry, offset, packed);
+  const int32_t stored = offset - int32_t(attributes.response_offset);  // T is stored plus this
+  pack_basis(constants, geometry, stored, packed);
+  packed.copies = is_unit(constants, geometry) && packed.x_zero + attributes.response_offset == 128;
   std::vector<Term> terms = decode_terms(attributes, constants);
-  pack_requantise(constants, terms, offset, packed);
-  const int64_t quads = packed.C * quads_of_channel;
-  const Counts counts = {quads, packed.K * quads / conv.group};
+  pack_requantise(constants, terms, stored, packed);
+  const Counts counts = {layout.quads(), packed.K * layout.per_group()};
   packed.form = wanted != nullptr && can_have(*wanted, packed.K, conv.group, counts)
                     ? *wanted
                     : fastest(terms, packed.K, conv.group, counts, narrow ? kNarrow : kWide);
-  number_quads(terms, quads_of_channel, packed.form == Form::kDense, packed);
+  number_quads(terms, layout, packed.form == Form::kDense, packed);
   switch (packed.form) {
     case Form::kPairs: pack_pairs(terms, packed); break;
     case Form::kDense: pack_dense(terms, conv.group, packed); break;

@@ -19,6 +19,7 @@ struct HybridWeights {
   Form form;
   std::vector<Quad> quads;           // by channel
   int channels_of_quad;
+  bool copies;                       // see HybridResponseArgs
   std::vector<uint32_t> basis;       // (quads of basis kernels, steps, 4)
   std::vector<int32_t> start_of_r;   // (quads of basis kernels, 4)
   std::vector<int32_t> shift;        // (quads of basis kernels, 4)

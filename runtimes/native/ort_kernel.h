@@ -67,6 +67,15 @@ inline int64_t read_int(const OrtKernelInfo* info, const char* name) {
   return value;
 }
 
+// An attribute that a node need not have.
+inline int64_t read_int(const OrtKernelInfo* info, const char* name, int64_t otherwise) {
+  int64_t value = 0;
+  OrtStatus* const status = ort::GetAttributeInt::call(api, info, name, &value);
+  if (status == nullptr) return value;
+  ort::ReleaseStatus::call(api, status);
+  return otherwise;
+}
+
 inline std::vector<int64_t> ints(const OrtKernelInfo* info, const char* name) {
   size_t count = 0;
   check(ort::GetAttributeInts::call(api, info, name, nullptr, &count), name);

@@ -1,7 +1,7 @@
 """`optc::HybridDecomposedConv`: decomposed convolution in integers, uint8 in and out.
 
     R[c, m] = Σ_t B[m, t]·(x[c, t] − x_zero_point)                int32, padding counts as 0
-    T[c, m] = clamp((R[c, m] + 2^(shift_m − 1)) >> shift_m, −128, 127)      responses, int8
+    T[c, m] = clamp((R[c, m] + 2^(shift_m − 1)) >> shift_m, z − 128, z + 127)      responses
     acc[k]  = Σ_{c, m} Ce[k, c, m]·T[c, m],   Ce[k, c, m] = levels[k, m]·v[k, c, m]   int32
     u[k]    = acc·(scale_k / y_scale) + bias_k / y_scale [+ (r − r_zero_point)·(r_scale / y_scale)]
     y[k]    = clamp(rint(u[k]) + y_zero_point, lower, upper)
@@ -11,6 +11,8 @@ to even, so all implementations agree. Shapes: X uint8 (N, C, *spatial), B int8 
 int8 (K, C/group, M), levels int8 (K, M). It stands for the weight
 
     W[k, c] = Σ_m (scale_k / x_scale)·Ce[k, c, m]·2^−shift_m·B[m]
+
+T − z is int8, and z (`response_offset`) 0, unless responses are known to lie elsewhere.
 
 Different precision for basis and coefficients, as they are reused differently, is the idea of
 ESCALATE (Li et al., MICRO 2021); the arithmetic is ours. Relu and Clip are the bounds `lower` and
@@ -43,6 +45,7 @@ RESIDUAL_INPUTS = ("residual", "residual_scale", "residual_zero_point")
 LARGEST = 127
 """Of |Ce| and |B|."""
 MAX_SHIFT = 22
+MAX_OFFSET = 128
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +68,7 @@ class HybridWeights:
         levels: (K, M) int8, integer factor of each (output, basis).
         scale: (K,) real value of one unit of the accumulator.
         bias: (K,) real.
+        response_offset: z, the middle of what responses may be; |z| ≤ 128.
     """
 
     basis: Int8
@@ -73,6 +77,7 @@ class HybridWeights:
     levels: Int8
     scale: Float
     bias: Float
+    response_offset: int = 0
 
     def __post_init__(self) -> None:
         """Checks shapes and ranges.
@@ -96,6 +101,13 @@ class HybridWeights:
             raise ValueError("scale must be positive and finite")
         if not np.isfinite(self.bias).all():
             raise ValueError("bias must be finite")
+        if abs(self.response_offset) > MAX_OFFSET:
+            raise ValueError(f"response_offset must lie in -{MAX_OFFSET} to {MAX_OFFSET}")
+
+    @property
+    def response_bounds(self) -> tuple[int, int]:
+        """Least and largest T."""
+        return self.response_offset - 128, self.response_offset + 127
 
     @property
     def coefficients(self) -> NDArray[np.int32]:
@@ -119,14 +131,20 @@ class HybridWeights:
 
 
 def unit_basis(kernel: Sequence[int]) -> tuple[Int8, UInt8]:
-    """A basis kernel for each tap, and its shift: T is x − x_zero_point itself, where that is int8.
+    """A basis kernel for each tap, and its shift: T is x − x_zero_point itself.
 
-    An ordinary int8 convolution is a decomposed one with this basis and its weights for v. The tap
-    is 64 instead of 1, so that training can change it a little.
+    Any x fits into T where the response offset is `unit_offset`. An ordinary int8 convolution is a
+    decomposed one with this basis and its weights for v. The tap is 64 instead of 1, so that
+    training can change it a little.
     """
     bits, taps = 6, int(np.prod(kernel))
     basis = np.eye(taps, dtype=np.int8) << bits
     return basis.reshape(taps, *kernel), np.full(taps, bits, np.uint8)
+
+
+def unit_offset(x_zero_point: int) -> int:
+    """The response offset with which `unit_basis` loses nothing of a uint8 input."""
+    return 128 - x_zero_point
 
 
 def op_type(*, residual: bool = False) -> str:
@@ -197,6 +215,7 @@ def make_node(
         "block": packed.block,
         "lower": bounds[0],
         "upper": bounds[1],
+        "response_offset": weights.response_offset,
     }
     node = ir.Node(
         DOMAIN,
@@ -231,7 +250,8 @@ def read_weights(node: ir.Node) -> HybridWeights:
     arrays = {key: _array(node, key) for key in keys}
     try:
         symbols = decode_symbols(read_packed(node), node.attributes["coefficient_shape"].as_ints())
-        return HybridWeights(symbols=symbols, **arrays)
+        offset = node.attributes.get_int("response_offset", 0)
+        return HybridWeights(symbols=symbols, response_offset=offset, **arrays)
     except ValueError as error:
         raise ValueError(f"node '{node.name}': {error}") from error
 

@@ -37,13 +37,14 @@ from runtimes.operators.hybrid_conv import INPUTS, RESIDUAL_INPUTS, op_types
 SUMS_NAME = "HybridSums"
 """The function that computes acc; of the portable domain, as no library has it natively."""
 
+_FLOAT, _INT = ir.DataType.FLOAT, ir.AttributeType.INT
 _SUMS_INPUTS = ("X", "x_zero_point", "basis", "shift", "values", "positions", "levels")
 _SUMS_ATTRIBUTES = {
     **dict.fromkeys(("strides", "pads", "dilations", "coefficient_shape"), ir.AttributeType.INTS),
-    **dict.fromkeys(("group", "position_bits", "value_bits", "block"), ir.AttributeType.INT),
+    **dict.fromkeys(("group", "position_bits", "value_bits", "block"), _INT),
 }
+_OFFSET = "response_offset"
 _BOUNDS = ("lower", "upper")
-_FLOAT = ir.DataType.FLOAT
 
 
 def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
@@ -59,6 +60,7 @@ def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
     def trace(op: Any, *inputs: ir.Value) -> ir.Value:
         given = dict(zip(formal, inputs, strict=True))
         attributes = {key: ir.RefAttr(key, key, kind) for key, kind in _SUMS_ATTRIBUTES.items()}
+        attributes[_OFFSET] = ir.RefAttr(_OFFSET, _OFFSET, _INT)
         sums = getattr(op, SUMS_NAME)
         acc, out = sums(
             *(given[key] for key in _SUMS_INPUTS),
@@ -68,9 +70,13 @@ def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
         )
         return op.Reshape(_requantize(op, acc, given), out)
 
-    attributes = [ir.Attr(key, kind, None) for key, kind in _SUMS_ATTRIBUTES.items()]
-    attributes += [ir.Attr(key, ir.AttributeType.INT, None) for key in _BOUNDS]
+    attributes = [*_sums_attributes(), *(ir.Attr(key, _INT, None) for key in _BOUNDS)]
     return build_body(trace, domain, name, formal, attributes, opset)
+
+
+def _sums_attributes() -> list[ir.Attr]:
+    required = (ir.Attr(key, kind, None) for key, kind in _SUMS_ATTRIBUTES.items())
+    return [*required, ir.Attr(_OFFSET, _INT, 0)]
 
 
 def _requantize(op: Any, acc: ir.Value, given: dict[str, ir.Value]) -> ir.Value:
@@ -83,9 +89,7 @@ def _requantize(op: Any, acc: ir.Value, given: dict[str, ir.Value]) -> ir.Value:
         r = op.Sub(r, op.Cast(given["residual_zero_point"], to=_FLOAT))
         u = op.Add(u, op.Mul(r, op.Div(given["residual_scale"], y_scale)))
     y = op.Add(op.Round(u), op.Cast(given["y_zero_point"], to=_FLOAT))
-    bounds = [
-        op.Constant(value_int=ir.RefAttr("value_int", key, ir.AttributeType.INT)) for key in _BOUNDS
-    ]
+    bounds = [op.Constant(value_int=ir.RefAttr("value_int", key, _INT)) for key in _BOUNDS]
     return op.Cast(
         op.Clip(y, *(op.Cast(bound, to=_FLOAT) for bound in bounds)), to=ir.DataType.UINT8
     )
@@ -107,7 +111,7 @@ def sums_body(opset: int) -> ir.Function:
         acc = op.Reshape(op.MatMul(Ce, T), op.Concat(batch, K, pixels, axis=0))
         return acc, op.Concat(batch, K, out, axis=0)
 
-    attributes = [ir.Attr(key, kind, None) for key, kind in _SUMS_ATTRIBUTES.items()]
+    attributes = _sums_attributes()
     return build_body(trace, PORTABLE_DOMAIN, SUMS_NAME, list(_SUMS_INPUTS), attributes, opset)
 
 
@@ -129,7 +133,9 @@ def _responses(
     keys = ("strides", "pads", "dilations")
     sliding = {key: ir.RefAttr(key, key, ir.AttributeType.INTS) for key in keys}
     shifted = op.Floor(op.Conv(centred, kernels, half, **sliding))
-    bounds = (op.Constant(value_float=bound) for bound in (-128.0, 127.0))
+    offset = op.Constant(value_int=ir.RefAttr("value_int", _OFFSET, _INT))
+    offset = op.Cast(offset, to=_FLOAT)
+    bounds = (op.Add(offset, op.Constant(value_float=bound)) for bound in (-128.0, 127.0))
     T = op.Clip(shifted, *bounds)
     return T, slice_axis(op, op.Shape(T), 2, END)
 

@@ -26,7 +26,7 @@ class QuantizedArray:
 
 
 def responses(x: UInt8, x_zero_point: int, weights: HybridWeights, geometry: ConvGeometry) -> Int:
-    """T (N, C, M, *out) of x (N, C, *spatial), in -128 to 127."""
+    """T (N, C, M, *out) of x (N, C, *spatial)."""
     kernel, n = weights.basis.shape[1:], len(geometry.strides)
     pads = [(geometry.pads[axis], geometry.pads[axis + n]) for axis in range(n)]
     centred = x.astype(np.int64) - x_zero_point
@@ -39,7 +39,7 @@ def responses(x: UInt8, x_zero_point: int, weights: HybridWeights, geometry: Con
     basis = weights.basis.astype(np.int64)
     R = np.tensordot(windows, basis, axes=(axes, list(range(1, n + 1))))  # (N, C, *out, M)
     shift = weights.shift.astype(np.int64)
-    T = np.clip((R + ((1 << shift) >> 1)) >> shift, -128, 127)
+    T = np.clip((R + ((1 << shift) >> 1)) >> shift, *weights.response_bounds)
     return np.moveaxis(T, -1, 2)
 
 

@@ -1,6 +1,6 @@
 """onnx schemas of the `HybridDecomposedConv` family."""
 
-from onnx import defs
+from onnx import defs, helper
 
 from runtimes.operators import DOMAIN_VERSION
 from runtimes.operators.hybrid_conv import INPUTS, RESIDUAL_INPUTS
@@ -23,6 +23,7 @@ _DOCS = {
     "bias": "(K,)",
     "residual": "added to the convolution",
 }
+_OFFSET = "response_offset"
 _NUMBERS = {
     "group": "as of Conv",
     "position_bits": "width of a run length",
@@ -42,6 +43,8 @@ def hybrid_schema(name: str, domain: str) -> defs.OpSchema:
         for key in (*GEOMETRY, "coefficient_shape")
     ]
     attributes += [attribute(key, kinds.INT, doc, required=True) for key, doc in _NUMBERS.items()]
+    doc = "middle of the 256 numbers that a response may be"
+    attributes.append(attribute(_OFFSET, helper.make_attribute(_OFFSET, 0), doc))
     schema = defs.OpSchema(
         name,
         domain,

@@ -84,7 +84,8 @@ void encode(Layer& layer, double density) {
 Layer draw_layer() {
   Layer layer;
   Attributes& a = layer.attributes.conv;
-  const int64_t rank = draw(1, 2), M = draw(1, 9);
+  const int64_t rank = draw(1, 2), M = draw(0, 2) ? draw(1, 9) : 1;
+  const bool point = M == 1 && draw(0, 1);  // a kernel of one tap
   a.group = draw(0, 2) ? 1 : draw(1, 3);
   const int64_t K = a.group * (draw(0, 1) ? 4 * draw(1, 2) : draw(1, 9));
   a.coefficient_shape = {K, draw(0, 9) ? draw(1, 9) : draw(100, 200), M};
@@ -97,7 +98,7 @@ Layer draw_layer() {
   const bool same = draw(0, 1);
   int64_t taps = 1;
   for (int64_t axis = 0; axis < rank; ++axis) {
-    layer.basis_shape.push_back(same ? 3 : draw(1, 5));
+    layer.basis_shape.push_back(point ? 1 : same ? 3 : draw(1, 5));
     taps *= layer.basis_shape.back();
     a.strides.push_back(same ? draw(1, 2) : draw(1, 4));
     a.dilations.push_back(same ? 1 : draw(1, 3));
@@ -113,8 +114,13 @@ Layer draw_layer() {
   }
   for (int64_t k = 0; k < K; ++k) layer.scale.push_back(float(draw(1, 1000)) * 1e-6f);
   for (int64_t k = 0; k < K && same; ++k) layer.bias.push_back(float(draw(-500, 500)) * 0.01f);
+  layer.attributes.response_offset = draw(0, 1) ? 0 : draw(-128, 128);
   layer.x_zero = uint8_t(draw(0, 255)), layer.y_zero = uint8_t(draw(0, 255));
   layer.residual_zero = uint8_t(draw(0, 255));
+  if (layer.basis.size() == 1 && draw(0, 1)) {  // responses are X itself
+    layer.basis[0] = 64, layer.shift[0] = 6;
+    layer.attributes.response_offset = 128 - layer.x_zero;
+  }
   encode(layer, double(draw(0, 10)) / 10);
   return layer;
 }
@@ -128,7 +134,7 @@ float odd_float() {
 // Damages what a file can hold; shapes stay those of the data, as onnxruntime sees to that.
 void damage(Layer& layer) {
   HybridAttributes& a = layer.attributes;
-  switch (draw(0, 14)) {
+  switch (draw(0, 15)) {
     case 0: return damage_one(a.conv.strides, odd_int());
     case 1: return damage_one(a.conv.pads, odd_int());
     case 2: return damage_one(a.conv.dilations, odd_int());
@@ -143,6 +149,7 @@ void damage(Layer& layer) {
     case 11: return damage_one(layer.shift, uint8_t(draw(0, 255)));
     case 12: layer.levels[0] = int8_t(draw(-128, 127)); return;
     case 13: layer.scale[0] = odd_float(); return;
+    case 14: a.response_offset = odd_int(); return;
     default: (draw(0, 1) ? layer.y_scale : layer.residual_scale) = odd_float();
   }
 }
@@ -162,7 +169,8 @@ int64_t response(const Layer& layer, const Geometry& g, const uint8_t* plane, in
     }
   }
   const int64_t half = int64_t(1) << layer.shift[size_t(m)] >> 1;
-  return std::min<int64_t>(std::max<int64_t>((sum + half) >> layer.shift[size_t(m)], -128), 127);
+  const int64_t offset = layer.attributes.response_offset;
+  return std::clamp((sum + half) >> layer.shift[size_t(m)], offset - 128, offset + 127);
 }
 
 uint8_t expected(const Layer& layer, const Geometry& g, const uint8_t* x, const uint8_t* residual,

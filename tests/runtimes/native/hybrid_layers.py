@@ -1,6 +1,6 @@
 """Layers for the hybrid kernel: one-node models, and what the integer reference says of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from runtimes import ort
 from runtimes.operators import DOMAIN, DOMAIN_VERSION
 from runtimes.operators.decomposed_conv import ConvGeometry, initializer
-from runtimes.operators.hybrid_conv import HybridWeights, QuantizedValue, make_node
+from runtimes.operators.hybrid_conv import (
+    HybridWeights,
+    QuantizedValue,
+    make_node,
+    unit_basis,
+    unit_offset,
+)
 from runtimes.operators.hybrid_conv_function import add_functions
 from runtimes.operators.hybrid_reference import QuantizedArray, reference
 from tests.runtimes.native.layers import library
@@ -113,8 +119,13 @@ def random_hybrid_layer(
     residual: bool = False,
     x_zero: int = 3,
     bounds: tuple[int, int] = (0, 255),
+    offset: int = 0,
+    unit: bool = False,
 ) -> HybridLayer:
-    """Draws a layer of coefficients (K, C/group, M) = `shape`; its outputs use the whole range."""
+    """Draws a layer of coefficients (K, C/group, M) = `shape`; its outputs use the whole range.
+
+    `unit`: its basis is that of an ordinary convolution, and its offset what this needs.
+    """
     rng = np.random.default_rng(seed)
     rank, (K, C, M) = len(kernel), shape
     strides = (stride,) * rank if isinstance(stride, int) else stride
@@ -133,7 +144,11 @@ def random_hybrid_layer(
         levels=np.broadcast_to(levels, (K, M)).astype(np.int8),
         scale=(rng.uniform(0.5, 2, K) * 100 * Y_SCALE / typical).astype(np.float32),
         bias=(5 * rng.standard_normal(K)).astype(np.float32),
+        response_offset=offset,
     )
+    if unit:
+        basis, shift = unit_basis(kernel)
+        weights = replace(weights, basis=basis, shift=shift, response_offset=unit_offset(x_zero))
     feeds: dict[str, Any] = {"x": (batch, C * group, *image)}
     if residual:
         sizes = [

@@ -19,6 +19,7 @@ from tests.runtimes.native.hybrid_layers import (
 )
 from tests.runtimes.native.layers import library
 
+POINT: dict[str, Any] = {"kernel": (1, 1), "pad": 0}
 SWEEP: dict[str, dict[str, Any]] = {
     "resnet 32×32": {"shape": (16, 16, 4), "image": (32, 32), "pair": True},
     "resnet 16×16": {"shape": (16, 16, 4), "image": (16, 16), "residual": True},
@@ -49,6 +50,17 @@ SWEEP: dict[str, dict[str, Any]] = {
     "dilation": {"shape": (8, 8, 4), "image": (12, 12), "pad": 2, "dilation": 2},
     "wide dilation": {"shape": (4, 4, 4), "image": (50, 50), "pad": 9, "dilation": 20},
     "1×1": {"shape": (8, 8, 1), "kernel": (1, 1), "pad": 0},
+    "1×1, unit": {"shape": (8, 8, 1), "unit": True, **POINT},
+    "1×1, unit, dense": {"shape": (24, 16, 1), "unit": True, "density": 1.0, **POINT},
+    "1×1, unit, odd channels": {"shape": (8, 7, 1), "unit": True, "image": (7, 7), **POINT},
+    "1×1, unit, padded": {"shape": (8, 8, 1), "unit": True, "kernel": (1, 1), "pad": 2},
+    "1×1, unit, stride 2": {"shape": (8, 8, 1), "unit": True, "stride": 2, "x_zero": 0, **POINT},
+    "1×1, unit, 3 pixels": {"shape": (8, 6, 1), "unit": True, "image": (1, 3), **POINT},
+    "1×1, unit, a batch": {"shape": (8, 8, 1), "unit": True, "image": (3, 3), "batch": 5, **POINT},
+    "1×1, unit, groups": {"shape": (12, 6, 1), "unit": True, "group": 2, **POINT},
+    "3×3, unit": {"shape": (8, 3, 9), "unit": True, "density": 1.0, "x_zero": 0},
+    "offset": {"shape": (16, 16, 4), "offset": 90, "shifts": (3, 8)},
+    "negative offset": {"shape": (16, 16, 4), "offset": -128, "shifts": (3, 8)},
     "1×1, stride 2": {"shape": (8, 8, 4), "kernel": (1, 1), "pad": 0, "stride": 2},
     "5×5": {"shape": (8, 8, 9), "kernel": (5, 5), "pad": 2},
     "one axis": {"shape": (8, 8, 2), "kernel": (3,), "image": (50,)},
@@ -121,6 +133,8 @@ def test_the_sweep_tells_rounding_and_saturation_apart() -> None:
     residual=st.booleans(),
     x_zero=st.integers(0, 255),
     bounds=st.sampled_from([(0, 255), (7, 255), (9, 140), (50, 50)]),
+    offset=st.sampled_from([0, 0, -128, 77, 128]),
+    unit=st.booleans(),
     form=st.sampled_from([None, *FORMS]),
 )
 def test_any_layer_equals_the_reference(
@@ -128,7 +142,9 @@ def test_any_layer_equals_the_reference(
 ) -> None:
     use(variant, form, monkeypatch)
     drawn["image"] = drawn["image"][: len(drawn["kernel"])]
-    drawn["shape"] = (drawn["shape"][0] * drawn["group"], *drawn["shape"][1:])
+    K, C, M = drawn["shape"]
+    M = int(np.prod(drawn["kernel"])) if drawn["unit"] else M
+    drawn["shape"] = (K * drawn["group"], C, M)
     assert_equals_the_reference(random_hybrid_layer(**drawn))
 
 

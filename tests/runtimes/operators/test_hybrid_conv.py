@@ -129,6 +129,7 @@ def layers(draw: st.DrawFn) -> tuple[HybridWeights, ConvGeometry, NDArray[np.uin
         bits=draw(st.sampled_from([1, 4, 8])),
         pair=draw(st.booleans()),
     )
+    weights = replace(weights, response_offset=draw(st.sampled_from([0, 0, -128, 60, 128])))
     shape = (draw(st.integers(1, 2)), C * group, *ints(9, 12))
     return weights, geometry, rng.integers(0, 256, shape).astype(np.uint8)
 
@@ -284,6 +285,7 @@ def test_only_two_stages_are_left_after_load(tmp_path: object) -> None:
         ({"levels": np.full((4, 3), 127, np.int8)}, "-127 to 127"),
         ({"levels": np.zeros((4, 3), np.int8)}, "1 to 127"),
         ({"shift": np.full(3, 25, np.uint8)}, "0 to 22"),
+        ({"response_offset": 129}, "-128 to 128"),
         ({"scale": np.full(4, np.nan, np.float32)}, "positive and finite"),
         ({"bias": np.full(4, np.inf, np.float32)}, "bias must be finite"),
         ({"shift": np.zeros(2, np.uint8)}, "do not fit"),
@@ -310,3 +312,16 @@ def test_a_node_is_read_back() -> None:
 def test_an_unknown_operator_name_is_refused() -> None:
     with pytest.raises(ValueError, match="not one of HybridDecomposedConv"):
         function_body("HybridConv", 17)
+
+
+def test_the_response_offset_of_older_files_is_zero() -> None:
+    rng = np.random.default_rng(0)
+    weights = random_hybrid(rng, (4, 3, 2), (3, 3))
+    x = rng.integers(0, 256, (1, 3, 8, 8)).astype(np.uint8)
+    model = build_model(weights, PLAIN, [1, 3, 8, 8])
+    expected = run(model, {"x": x})
+    [node] = model.graph.node
+    [offset] = [each for each in node.attribute if each.name == "response_offset"]
+    node.attribute.remove(offset)
+    np.testing.assert_array_equal(run(model, {"x": x}), expected)
+    assert read_weights(ir.from_proto(model).graph[0]).response_offset == 0
