@@ -6,8 +6,8 @@ A basis kernel is used by all outputs and channels of a layer, a coefficient by 
 different precision for the two parts of a decomposed weight is the idea of ESCALATE (Li et al.,
 MICRO 2021; built here from its abstract). Ternary v with a scale for each (output, basis kernel)
 need about a bit. All is fitted to the outputs of the float network on calibration data, layer by
-layer, without training. Layers that are not decomposed become ordinary int8 (QDQ), and the first of
-them runs in the hybrid kernel where it can. A float model is decomposed by `penni` first.
+layer, without training. Layers that are not decomposed become ordinary int8 (QDQ); first and 1×1
+convolutions among them run in the hybrid kernel. A float model is decomposed by `penni` first.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from passes.escalate_layers import (
     is_quantised,
     on_node,
     read_layer,
-    with_stem,
+    with_units,
 )
 from passes.escalate_nodes import Quantised
 from passes.escalate_plan import LayerChoice, plan_layers
@@ -173,7 +173,7 @@ class EscalatePass(CompressionPass):
                 layers[name] = on_node(layer, nodes[name])
             else:
                 reasons[name] = refusal
-        return with_stem(layers), reasons
+        return with_units(layers), reasons
 
 
 def _with_functions(model: ir.Model) -> ir.Model:

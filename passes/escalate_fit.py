@@ -24,15 +24,13 @@ from passes.layerwise import LayerMaps
 from passes.mathematics.fit import Samples
 from passes.mathematics.hybrid_fit import Effort, HybridFit, fit_dense, fit_grouped, fit_hybrid
 from passes.mathematics.patches import pixel_rows
-from passes.mathematics.quantization import CENTRE, Affine, calibrate
+from passes.mathematics.quantization import Affine, calibrate
 from passes.rows import draw_rows
 
 Array32 = NDArray[np.float32]
 
 FIT_ROWS = 32768
 FULL = Effort()
-WIDEST = 1.25
-"""How much coarser the code of the network's input may become by being centred."""
 
 
 def quantise_layer(
@@ -63,7 +61,7 @@ def quantise_layer(
     """
     [x] = [value for value in layer.node.inputs[:1] if value is not None]
     samples, absorbs = _samples(layer, maps, rows, rng), _absorbs_relu(layer, maps)
-    centred = _calibrate_input(codes, x, maps.inputs, config, layer)
+    _calibrate(codes, x, maps.inputs, config)
     if isinstance(layer, DecomposedLayer) and layer.residual is not None:
         assert maps.shortcut is not None
         _calibrate(codes, layer.residual, maps.shortcut, config)
@@ -74,8 +72,9 @@ def quantise_layer(
     bounds = (0.0, np.inf) if absorbs else layer.bounds
     if isinstance(layer, DenseLayer):
         fit = _fit_dense(layer, samples, codes.code(x), effort)
-        if centred:
-            return hybrid_nodes(layer, unit_weights(layer, fit), fit.error, codes, bounds)
+        if layer.unit:
+            weights = unit_weights(layer, fit, codes.code(x))
+            return hybrid_nodes(layer, weights, fit.error, codes, bounds)
         return dense_nodes(layer, fit, codes)
     fit = _fit_decomposed(layer, samples, codes.code(x), config, bits, effort)
     return hybrid_nodes(layer, hybrid_weights(layer, fit), fit.error, codes, bounds)
@@ -86,25 +85,6 @@ def _calibrate(
 ) -> None:
     if not codes.has(value):
         codes.known[codes.name(value)] = calibrate(batches, config.calibration)
-
-
-def _calibrate_input(
-    codes: Codes,
-    value: ir.Value,
-    batches: Sequence[Array32],
-    config: EscalateConfig,
-    layer: Layer,
-) -> bool:
-    """Returns whether the layer is a first convolution whose input, less 128, is a signed byte."""
-    known = codes.has(value)
-    _calibrate(codes, value, batches, config)
-    if not (isinstance(layer, DenseLayer) and layer.stem):
-        return False
-    code = codes.code(value)
-    centred = code.centred()
-    if not known and centred.scale <= WIDEST * code.scale:
-        codes.known[codes.name(value)] = code = centred
-    return code.zero_point == CENTRE
 
 
 def _absorbs_relu(layer: Layer, maps: LayerMaps) -> bool:

@@ -5,8 +5,9 @@ A layer is quantised in one of two forms:
     hybrid   a decomposed convolution: 8-bit basis, coefficients of 8, 4 or 2 bits
     int8     an ordinary Conv, Gemm or MatMul: 8-bit weights, as a QDQ model has them
 
-The first convolution of a network that has hybrid layers is int8, but runs in their kernel: it is
-decomposed into the unit kernels, one for each tap, whose responses are the input itself.
+Where a network has hybrid layers, its first convolution and those of 1×1 are int8, but run in the
+same kernel: they are decomposed into the unit kernels, one for each tap, whose responses are the
+input itself.
 """
 
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ class DenseLayer:
         bias: (K,) or None.
         geometry: strides, pads, dilations, group.
         transposed: the graph stores the weight as (C, K).
-        stem: the first convolution, to run in the kernel of the hybrid layers.
+        unit: decomposed into the unit kernels, to run in the kernel of the hybrid layers.
     """
 
     node: ir.Node
@@ -76,7 +77,7 @@ class DenseLayer:
     bias: Array | None
     geometry: ConvGeometry
     transposed: bool = False
-    stem: bool = False
+    unit: bool = False
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -85,9 +86,10 @@ class DenseLayer:
 
 
 Layer = DecomposedLayer | DenseLayer
-STEM_CHANNELS = 4
-STEM_TAPS = 9
-"""Up to which the hybrid kernel was measured to be faster than onnxruntime's int8."""
+UNIT_CHANNELS = 4
+UNIT_TAPS = 9
+"""Up to which the hybrid kernel was measured to be faster than onnxruntime's int8. With one tap it
+is for any number of channels, as onnxruntime would bring the channels of each pixel together."""
 _MATRIX = ConvGeometry(strides=(), pads=(), dilations=())
 
 
@@ -199,8 +201,8 @@ def on_node(layer: Layer, node: ir.Node) -> Layer:
     return replace(layer, node=node, residual=residual)
 
 
-def with_stem(layers: dict[str, Layer]) -> dict[str, Layer]:
-    """The same layers, in which first convolutions are marked where any layer is hybrid."""
+def with_units(layers: dict[str, Layer]) -> dict[str, Layer]:
+    """The same layers, with those marked that run in the hybrid kernel too if any layer does."""
     if not any(isinstance(layer, DecomposedLayer) for layer in layers.values()):
         return layers
     return {name: _marked(layer) for name, layer in layers.items()}
@@ -210,13 +212,13 @@ def _marked(layer: Layer) -> Layer:
     if not isinstance(layer, DenseLayer) or layer.weight.ndim < 3 or layer.geometry.group > 1:
         return layer
     C, taps = layer.weight.shape[1], layer.weight[0, 0].size
-    few = C <= STEM_CHANNELS and 1 < taps <= STEM_TAPS
-    return replace(layer, stem=few and not layer.node.outputs[0].is_graph_output())
+    fits = taps == 1 or (C <= UNIT_CHANNELS and taps <= UNIT_TAPS)
+    return replace(layer, unit=fits and not layer.node.outputs[0].is_graph_output())
 
 
 def is_hybrid(layer: Layer) -> bool:
     """Whether a layer may become an operator of the hybrid family."""
-    return isinstance(layer, DecomposedLayer) or layer.stem
+    return isinstance(layer, DecomposedLayer) or layer.unit
 
 
 def name_of(layer: Layer) -> str:

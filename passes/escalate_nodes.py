@@ -16,7 +16,14 @@ from passes.escalate_layers import DecomposedLayer, DenseLayer, Layer, name_of
 from passes.layerwise import Substitute
 from passes.mathematics.hybrid_fit import HybridFit
 from passes.mathematics.quantization import Affine
-from runtimes.operators.hybrid_conv import HybridWeights, Int8, UInt8, make_node, unit_basis
+from runtimes.operators.hybrid_conv import (
+    HybridWeights,
+    Int8,
+    UInt8,
+    make_node,
+    unit_basis,
+    unit_offset,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,11 +84,18 @@ def hybrid_weights(layer: DecomposedLayer, fit: HybridFit) -> HybridWeights:
     return _weights(fit, basis, shift, layer.weights.coefficients.shape)
 
 
-def unit_weights(layer: DenseLayer, fit: HybridFit) -> HybridWeights:
-    """An int8 convolution as one that is decomposed into a basis kernel for each tap."""
+def unit_weights(layer: DenseLayer, fit: HybridFit, code: Affine) -> HybridWeights:
+    """An int8 convolution as one that is decomposed into a basis kernel for each tap.
+
+    Args:
+        layer: the convolution.
+        fit: of its weights.
+        code: of its input.
+    """
     K, C, *kernel = layer.weight.shape
     basis, shift = unit_basis(kernel)
-    return _weights(fit, basis, shift, (K, C, len(basis)))
+    weights = _weights(fit, basis, shift, (K, C, len(basis)))
+    return replace(weights, response_offset=unit_offset(code.zero_point))
 
 
 def _weights(

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from passes.escalate_config import EscalateConfig
 from passes.escalate_fit import quantise_layer
 from passes.escalate_graph import Codes
-from passes.escalate_layers import DecomposedLayer, Layer
+from passes.escalate_layers import DecomposedLayer, DenseLayer, Layer
 from passes.escalate_nodes import Quantised
 from passes.framework import Context
 from passes.layerwise import LayerwiseCalibration, Substitute
@@ -144,11 +144,17 @@ def _unchanged(layer: Layer) -> Substitute:
     return Substitute(nodes=[layer.node], constants=[])
 
 
+def _kind(layer: DenseLayer) -> str:
+    if layer.weight.ndim == 2:
+        return "fully connected"
+    if layer.weight[0, 0].size == 1:
+        return "1×1"
+    return "few channels" if layer.unit else "not decomposed"
+
+
 def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfig) -> LayerChoice:
     if not isinstance(layer, DecomposedLayer):
-        kind = "1×1" if layer.weight[0, 0].size == 1 and layer.weight.ndim > 2 else "not decomposed"
-        kind = "fully connected" if layer.weight.ndim == 2 else kind
-        kind = "few channels, in the hybrid kernel" if quantised.op_types else kind
+        kind = _kind(layer) + (", in the hybrid kernel" if layer.unit else "")
         return LayerChoice(
             form="int8",
             bits=8,

@@ -67,7 +67,7 @@ def lower_hybrid(node: ir.Node) -> None:
         pads=geometry.pads,
         dilations=geometry.dilations,
     )
-    least, largest = (chain.constant(f"T_{b}", b) for b in (-128, 127))
+    least, largest = (chain.constant(f"T_{b}", b) for b in weights.response_bounds)
     T = chain.add("Clip", chain.add("Floor", R), least, largest)
     flat = chain.add("Reshape", T, chain.constant("flat", [0, channels * M, -1], np.int64))
     mixing = _block_diagonal(weights.coefficients, geometry.group)

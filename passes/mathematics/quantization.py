@@ -23,8 +23,6 @@ Array32 = NDArray[np.float32]
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 
 LEVELS = 255
-CENTRE = 128
-"""Zero point that leaves a signed byte, −128 to 127."""
 BINS = 2048
 TAIL = 1e-5
 """Share of the values that `percentile` leaves out at each end."""
@@ -56,11 +54,6 @@ class Affine:
     def restore(self, x: Array32) -> Array32:
         """What x is after quantisation: x̂."""
         return self.quantize(x) * np.float32(self.scale)
-
-    def centred(self) -> "Affine":
-        """The narrowest code of zero point 128 that holds the same range."""
-        below, above = self.zero_point / CENTRE, (LEVELS - self.zero_point) / (LEVELS - CENTRE)
-        return Affine(scale=float(np.float32(self.scale * max(below, above))), zero_point=CENTRE)
 
     @classmethod
     def of_range(cls, low: float, high: float) -> "Affine":

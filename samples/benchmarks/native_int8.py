@@ -5,9 +5,9 @@
 Random weights, pure speed: the models compute nothing useful. Every 3×3 convolution but the first
 becomes a HybridDecomposedConv of 4 basis kernels, with a share of channel pairs (8-bit) or of
 single ternary coefficients kept. The rivals are the same network in fp32 and in int8: static QDQ,
-uint8 activations (the faster choice on x86), int8 weights with a scale per channel. The 1×1
-shortcuts and the classifier run as that int8 in all quantised models; the first convolution is int8
-too, but runs in the hybrid kernel. Models are timed in turns (see `toolchain.bench`).
+uint8 activations (the faster choice on x86), int8 weights with a scale per channel. The first
+convolution and the 1×1 shortcuts are int8 in all quantised models, in the hybrid kernel where there
+is one; the classifier is that of the rival. Models are timed in turns (see `toolchain.bench`).
 """
 
 import tempfile
@@ -126,9 +126,9 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
     intro = (
         "Random weights, pure speed: the models compute nothing useful. Every 3×3 convolution but "
         "the first is decomposed into 4 basis kernels; *pair* keeps a share of the channel pairs "
-        "in 8 bits, *ternary* a share of single coefficients. 1×1 shortcuts and the classifier are "
-        "onnxruntime's int8 in all quantised forms; the first convolution, int8 as well, runs in "
-        "the hybrid kernel. Batch 1; medians of interleaved runs."
+        "in 8 bits, *ternary* a share of single coefficients. The first convolution and the 1×1 "
+        "shortcuts, int8 as well, run in the hybrid kernel; the classifier is onnxruntime's int8. "
+        "Batch 1; medians of interleaved runs."
     )
     parts = ["# The hybrid kernel against onnxruntime's int8", intro]
     for network, threads in dict.fromkeys((row.network, row.threads) for row in rows):

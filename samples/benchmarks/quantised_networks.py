@@ -1,7 +1,7 @@
 """ResNet-18 and VGG-16 (CIFAR shape) with random weights, in fp32, int8 and decomposed forms."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +15,7 @@ from runtimes.operators.hybrid_conv import (
     make_node,
     op_types,
     unit_basis,
+    unit_offset,
 )
 from samples.benchmarks.graph_builder import GraphBuilder
 from samples.benchmarks.random_networks import VGG16
@@ -66,7 +67,6 @@ class Network(GraphBuilder):
         self.form = form
         self.scale = self.keep("scale", np.array(ACTIVATION_SCALE, np.float32))
         self.zero = self.keep("zero", np.array(0, np.uint8))
-        self.centre = self.keep("centre", np.array(128, np.uint8))
 
     def build(self, body: "Callable[[Network, ir.Value], ir.Value]") -> ir.Model:
         """The model: input (N, 3, image, image), output (N, 10)."""
@@ -76,13 +76,13 @@ class Network(GraphBuilder):
         logits = self.node("Gemm", [flat, *self.weights((CLASSES, 512))], {"transB": 1})
         return self.finished(logits, [CLASSES], add_functions)
 
-    def stem(self, x: ir.Value, K: int) -> ir.Value:
-        """The first 3×3 convolution, of real numbers: int8, in the kernel of the hybrid layers."""
-        C = 3
+    def unit_conv(
+        self, x: ir.Value, C: int, K: int, *, kernel: int, stride: int = 1, relu: bool = True
+    ) -> ir.Value:
+        """An ordinary convolution: int8, in the kernel of the hybrid layers where there are any."""
         if self.form.dense:
-            return self.dense_conv(self.quantise(x), C, K, kernel=3)
-        q = self.node("QuantizeLinear", [x, self.scale, self.centre])
-        basis, shift = unit_basis((3, 3))
+            return self.dense_conv(x, C, K, kernel=kernel, stride=stride, relu=relu)
+        basis, shift = unit_basis((kernel, kernel))
         weights = HybridWeights(
             basis=basis,
             shift=shift,
@@ -90,8 +90,9 @@ class Network(GraphBuilder):
             levels=np.ones((K, len(basis)), np.int8),
             scale=np.full(K, ACTIVATION_SCALE / 73 * np.sqrt(2 / (C * len(basis))), np.float32),
             bias=self.rng.standard_normal(K).astype(np.float32),
+            response_offset=unit_offset(0),
         )
-        return self.hybrid(replace(self.quantised(q), zero_point=self.centre), weights)
+        return self.hybrid(self.quantised(x), weights, stride)
 
     def conv3x3(
         self, x: ir.Value, C: int, K: int, stride: int = 1, residual: ir.Value | None = None
@@ -115,7 +116,11 @@ class Network(GraphBuilder):
             self.scale,
             self.zero,
             weights,
-            ConvGeometry(strides=(stride, stride), pads=(1, 1, 1, 1), dilations=(1, 1)),
+            ConvGeometry(
+                strides=(stride, stride),
+                pads=(weights.basis.shape[1] // 2,) * 4,
+                dilations=(1, 1),
+            ),
             name=f"conv{len(self.nodes)}",
             residual=residual,
         )
@@ -211,12 +216,12 @@ class Network(GraphBuilder):
 
 def resnet18(network: Network, x: ir.Value) -> ir.Value:
     """Four stages of two blocks Relu(conv(Relu(conv(x))) + shortcut(x))."""
-    y, C = network.stem(x, 64), 64
+    y, C = network.unit_conv(network.quantise(x), 3, 64, kernel=3), 64
     for stage, K in enumerate(RESNET_WIDTHS):
         for block in range(2):
             stride, shortcut = (2 if stage and not block else 1), y
             if stride != 1:
-                shortcut = network.dense_conv(y, C, K, kernel=1, stride=stride, relu=False)
+                shortcut = network.unit_conv(y, C, K, kernel=1, stride=stride, relu=False)
             inner = network.conv3x3(y, C, K, stride)
             y, C = network.conv3x3(inner, K, K, residual=shortcut), K
     return y
@@ -229,7 +234,7 @@ def vgg16(network: Network, x: ir.Value) -> ir.Value:
         if K == 0:
             y = network.max_pool(y)
         elif C == 3:
-            y, C = network.stem(y, K), K
+            y, C = network.unit_conv(network.quantise(y), C, K, kernel=3), K
         else:
             y, C = network.conv3x3(y, C, K), K
     return y

@@ -232,12 +232,14 @@ def with_stem(channels=3, pads=(1,) * 4):
     return model
 
 
+@pytest.mark.parametrize("sign", ["any", "positive", "negative"])
 @pytest.mark.parametrize("pads", [(1, 1, 1, 1), (0, 2, 1, 0)])
-def test_the_first_convolution_runs_in_the_hybrid_kernel_without_any_loss(pads) -> None:
+def test_the_first_convolution_runs_in_the_hybrid_kernel_without_any_loss(pads, sign) -> None:
+    data = {"any": images(64), "positive": abs(images(64)), "negative": -abs(images(64))}[sign]
     model = with_stem(pads=pads)
     float_stem = next(node for node in model.graph if node.op_type == "Conv")
     W, b = (float_stem.inputs[i].const_value.numpy().astype(np.float64) for i in (1, 2))
-    escalate = EscalatePass(context=calibrated())
+    escalate = EscalatePass(context=calibrated(data))
     plan = escalate.analyse(model)
     assert plan.layers[0].reason.endswith("few channels, in the hybrid kernel")
     escalate.apply(model, plan)
@@ -259,11 +261,11 @@ def test_the_first_convolution_runs_in_the_hybrid_kernel_without_any_loss(pads) 
     assert cost.macs == plan.layers[0].before.macs
 
 
-@pytest.mark.parametrize("why", ["positive", "channels", "alone"])
+@pytest.mark.parametrize("why", ["channels", "alone"])
 def test_the_first_convolution_is_an_ordinary_one_where_that_is_better(why) -> None:
-    """Its input has no sign, it has many channels, or nothing else needs the kernel."""
+    """It has many channels, or nothing else needs the kernel."""
     model = with_stem(6 if why == "channels" else 3)
-    data = np.abs(images(64)) if why == "positive" else images(64)
+    data = images(64)
     context = calibrated(data)
     if why == "alone":
         context = replace(context, exclude=("conv2",))
@@ -271,6 +273,38 @@ def test_the_first_convolution_is_an_ordinary_one_where_that_is_better(why) -> N
     EscalatePass(context=context)(model)
     assert kinds(finish(model)).count("Conv") == 1
     assert relative_error(model, before, data) < 0.05
+
+
+def with_points():
+    """A decomposed convolution between two of 1×1, the second with stride 2."""
+    net = Builder(0)
+    y = net.op("Relu", net.conv("x", 3, 10, (1, 1)))
+    y = net.op("Relu", net.conv(y, 10, 16, pads=[1] * 4))
+    y = net.op("Relu", net.conv(y, 16, 12, (1, 1), strides=[2, 2]))
+    model = prepare(ir.from_proto(net.model(net.op("Relu", net.conv(y, 12, 16, pads=[1] * 4)))))
+    PenniPass(PenniConfig(rank=4, min_weights=1000))(model)
+    FusePass()(model)
+    return model
+
+
+def test_1x1_convolutions_run_in_the_hybrid_kernel_without_any_loss() -> None:
+    model = with_points()
+    before, dense = model.clone(), [node.name for node in model.graph if node.op_type == "Conv"]
+    escalate = EscalatePass(context=calibrated())
+    plan = escalate.analyse(model)
+    reasons = [each.reason for each in plan.layers if each.layer in dense]
+    assert all(reason.endswith("1×1, in the hybrid kernel") for reason in reasons)
+    escalate.apply(model, plan)
+    assert kinds(finish(model)).count("HybridDecomposedConv") == 4
+    assert len(dense) == 2
+    for node in (each for each in model.graph if each.name in dense):
+        weights, (_, zero_point) = read_weights(node), read_scale(node, "x")
+        assert weights.is_ordinary
+        codes = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+        stride = read_geometry(node).strides[0]
+        T = responses(codes, zero_point, weights, read_geometry(node))[:, :, 0]
+        np.testing.assert_array_equal(T, codes[..., ::stride, ::stride].astype(int) - zero_point)
+    assert relative_error(model, before, images(64)) < 0.03
 
 
 def test_lowered_to_standard_nodes_it_computes_the_same() -> None:

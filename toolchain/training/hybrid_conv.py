@@ -11,6 +11,7 @@ memory; their range is kept instead (see `Bounded`).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -103,7 +104,8 @@ class HybridConv2d(nn.Module):
         self.register_buffer("unit", _tensor(unit))
         self.register_buffer("mask", _tensor(mask))
         self.latent = nn.Parameter(_tensor(latent))  # (K, C, M), in units of `unit`
-        self.basis = nn.Parameter(basis)  # (M, R, S), in units of 127
+        # (M, R, S), in units of 127. A kernel of one tap is a factor, as the scales are.
+        self.basis = nn.Parameter(basis, requires_grad=basis[0].numel() > 1)
         self.ratio = nn.Parameter(torch.ones(unit.shape))  # (K, M), in units of `unit`
         # About a tenth of the output's range; a power of two keeps biases exact.
         self._range = float(np.exp2(np.rint(np.log2(25.0 * y_scale))))
@@ -149,9 +151,9 @@ class HybridConv2d(nn.Module):
     def weights(self) -> HybridWeights:
         """What the file stores."""
         levels, scale = self.scales()
-        return HybridWeights(
+        return replace(
+            self._weights,
             basis=_array(self.kernels().round()).astype(np.int8),
-            shift=self._weights.shift,
             symbols=_array(self.symbols().round()).astype(np.int8),
             levels=_array(levels.round()).astype(np.int8),
             scale=_array(scale),
