@@ -181,7 +181,8 @@ def test_the_integers_stand_for_the_real_convolution(
     M = len(weights.basis)
     ones = np.ones(M, np.uint8)
     basis = np.sign(weights.basis)  # small enough that no response is clipped
-    weights = replace(weights, basis=basis, shift=ones, bias=np.zeros_like(weights.bias))
+    bias = np.zeros_like(weights.bias)
+    weights = replace(weights, basis=basis, shift=ones, bias=bias, response_offset=0)
     x = x % 8
     T = responses(x, 3, weights, geometry)
     assert np.abs(T).max() < 127
