@@ -67,7 +67,7 @@ def _hybrid_share(weights: hybrid_conv.HybridWeights, group: int) -> float:
     One does four products: of a row of taps, or of four responses to one channel ("a pair"). Pairs
     that are not stored are skipped, or all are done in a dense form, or any four elements of an
     output channel are gathered. Costs are relative to a stored pair, those of
-    runtimes/native/hybrid_weights.cpp.
+    runtimes/native/hybrid_form.cpp.
     """
     (K, C_group, M), kernel = weights.symbols.shape, weights.basis.shape[1:]
     quads = -(-M // 4)

@@ -183,7 +183,8 @@ inline void dot_rows(Sums* sums, const uint8_t* const t[kQuad], Weight weight) {
 }
 
 // rint(acc * a + b [+ residual * rho]) of eight pixels.
-OPTC_INLINE __m256i rounded(const HybridRowArgs& a, size_t k, __m256i sums, const uint8_t* residual) {
+OPTC_INLINE __m256i rounded(const HybridRowArgs& a, size_t k, __m256i sums,
+                            const uint8_t* residual) {
   const Requantise& q = *a.requantise;
   __m256 u = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(q.a[k]));
   u = _mm256_add_ps(u, _mm256_set1_ps(q.b[k]));
@@ -230,6 +231,7 @@ OPTC_INLINE void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
   }
 }
 
+#include "hybrid_windows_impl.h"
 #include "hybrid_responses_impl.h"
 #include "hybrid_rows_impl.h"
 

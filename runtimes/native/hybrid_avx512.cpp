@@ -17,6 +17,7 @@ namespace {
 
 constexpr bool kDirect = false;
 #include "hybrid_avx512_impl.h"
+#include "hybrid_windows_impl.h"
 #include "hybrid_responses_impl.h"
 #include "hybrid_rows_impl.h"
 
@@ -30,6 +31,7 @@ namespace {
 
 constexpr bool kDirect = true;
 #include "hybrid_avx512_impl.h"
+#include "hybrid_windows_impl.h"
 #include "hybrid_responses_impl.h"
 #include "hybrid_rows_impl.h"
 

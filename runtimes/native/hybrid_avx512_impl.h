@@ -1,5 +1,5 @@
-// Operations of the kernels for AVX-512 with VNNI. Included twice by hybrid_avx512.cpp, with kDirect
-// true where the processor has VBMI, which permutes 64 bytes at once.
+// Operations of the kernels for AVX-512 with VNNI. Included twice by hybrid_avx512.cpp, with
+// kDirect true where the processor has VBMI, which permutes 64 bytes at once.
 #define OPTC_INLINE __attribute__((always_inline)) inline
 #define OPTC_UNROLL _Pragma("GCC unroll 16")
 
@@ -136,7 +136,8 @@ inline __mmask16 pixels_of(const HybridTile& tile, int v) {
 }
 
 // rint(acc * a + b [+ residual * rho])
-OPTC_INLINE __m512i rounded(const HybridRowArgs& a, size_t k, Sums sums, const __m128i* residual) {
+OPTC_INLINE __m512i rounded(const HybridRowArgs& a, size_t k, Sums sums,
+                            const __m128i* residual) {
   const Requantise& q = *a.requantise;
   __m512 u = _mm512_mul_ps(_mm512_cvtepi32_ps(__m512i(sums)), _mm512_set1_ps(q.a[k]));
   u = _mm512_add_ps(u, _mm512_set1_ps(q.b[k]));

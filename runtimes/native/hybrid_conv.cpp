@@ -111,8 +111,9 @@ struct HybridConv::Run {
   void responses(const HybridTile& tile, const uint8_t* of_tile, uint8_t* t,
                  uint8_t* windows) const {
     const HybridResponseArgs args = {
-        &tile, of_tile, x, x_end, x_plane, uint32_t(w.C), w.x_zero, w.quads.data(),
-        w.quads.size(), w.channels_of_quad, w.copies, plan.steps, w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
+        &tile, of_tile, x, x_end, x_plane, uint32_t(w.C), w.x_zero,
+        w.quads.data(), w.quads.size(), w.channels_of_quad, w.copies, plan.steps,
+        w.basis.data(), w.start_of_r.data(), w.shift.data(), windows, t};
     w.form == Form::kElements ? op.kernels_.element_responses(args)
                               : op.kernels_.pair_responses(args);
   }

@@ -163,6 +163,7 @@ OPTC_INLINE void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
   }
 }
 
+#include "hybrid_windows_impl.h"
 #include "hybrid_responses_impl.h"
 #include "hybrid_rows_impl.h"
 

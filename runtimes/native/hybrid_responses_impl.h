@@ -2,8 +2,9 @@
 // file that has defined, in a namespace of its own, the operations below. Sums are 16 int32, one a
 // pixel.
 //
+//     OPTC_INLINE                    of functions that compilers do not inline by themselves
 //     OPTC_UNROLL                    a pragma before loops that are to be unrolled, or nothing
-//     kOffset                        T is stored plus this
+//     kOffset                        T - z is stored plus this
 //     Bytes, load_bytes(p), store_bytes(p, bytes)    64
 //     Zero, make_zero(zero)          the zero point as `permute` takes it
 //     permute(p, table, zero)        Bytes: p[table[i]], or `zero` where table[i] is kPadding
@@ -21,116 +22,7 @@
 //
 // Nothing of the standard library may be used here: see kernels_impl.h.
 
-constexpr ptrdiff_t kAhead = 8;    // quads whose channels are fetched before their use
-constexpr ptrdiff_t kLine = 64;    // bytes
-constexpr ptrdiff_t kNear = 1024;  // bytes of a channel that are worth it
-
-// A window where it does not lie in X entirely, or not within 64 bytes.
-inline void fill_at_edge(const HybridResponseArgs& a, const Window& window, const uint8_t* p,
-                         uint8_t* out) {
-  if (window.table == nullptr) {
-    for (int i = 0; i < kWindow; ++i) {
-      out[i] = window.scattered[i] < 0 ? a.zero_point : p[window.scattered[i]];
-    }
-    return;
-  }
-  uint8_t copy[kWindow] = {};
-  for (int i = 0; i < kWindow; ++i) {
-    if (p + i >= a.x_begin && p + i < a.x_end) copy[i] = p[i];
-  }
-  store_bytes(out, permute(copy, window.table, make_zero(a.zero_point)));
-}
-
-// Finds the windows of a channel.
-class Windows {
- public:
-  explicit Windows(const HybridResponseArgs& a)
-      : a_(a), zero_(make_zero(a.zero_point)), begin_(a.tile->windows),
-        end_(begin_ + a.tile->n_windows), before_(a.x - a.x_begin + a.tile->low),
-        after_(a.x_end - a.x - a.tile->high - kWindow) {}
-
-  // Begins to fetch what the windows of a channel show: another core may have written it.
-  void prefetch(uint32_t channel) const {
-    const ptrdiff_t first = a_.tile->x_first, last = a_.tile->x_last;
-    if (last - first > kNear) return;
-    const uint8_t* x = of(channel);
-    for (ptrdiff_t at = first; at < last; at += kLine) __builtin_prefetch(x + at);
-    __builtin_prefetch(x + last);
-  }
-
-  // Whether every window of a channel is within 64 bytes that can be read.
-  bool are_inside(uint32_t channel) const {
-    const ptrdiff_t at = ptrdiff_t(channel) * a_.plane;
-    return !a_.tile->scattered && before_ + at >= 0 && at <= after_;
-  }
-
-  void fill(uint32_t channel, uint8_t* out) const {
-    const uint8_t* x = of(channel);
-    if (!are_inside(channel)) {
-      for (const Window* window = begin_; window < end_; ++window, out += kWindow) {
-        fill_at_edge(a_, *window, x + window->offset, out);
-      }
-      return;
-    }
-    const Zero zero = zero_;
-    for (const Window *window = begin_, *end = end_; window < end; ++window, out += kWindow) {
-      store_bytes(out, permute(x + window->offset, window->table, zero));
-    }
-  }
-
-  // One of the four channels of a quad. What is missing to the last four is the last again: its
-  // coefficients are zero.
-  uint32_t channel_of(const Quad& quad, uint32_t i) const {
-    return quad.channel + i < a_.channels ? quad.channel + i : a_.channels - 1;
-  }
-
-  void fill_four(const Quad& quad, uint8_t* out) const {
-    for (uint32_t i = 0; i < kQuad; ++i, out += (end_ - begin_) * kWindow) {
-      fill(channel_of(quad, i), out);
-    }
-  }
-
-  const uint8_t* of(uint32_t channel) const { return a_.x + ptrdiff_t(channel) * a_.plane; }
-
- private:
-  const HybridResponseArgs& a_;
-  const Zero zero_;
-  const Window *begin_, *end_;
-  const ptrdiff_t before_, after_;  // bytes of X before and behind what channel 0 reads
-};
-
-// Where responses find their pixels: at(i, m) are those of step i % steps of vector i / steps, for
-// the m-th response of a quad. From windows of one channel, or of four:
-template <bool kFour>
-struct Filled {
-  static constexpr bool is_four = kFour;
-  const uint8_t* windows;
-  const uint32_t* use;
-  size_t n_windows;
-  Pixels at(size_t i, int m) const {
-    const size_t window = use[i] + (kFour ? size_t(m) * n_windows : 0);
-    return make_pixels(load_bytes(windows + window * kWindow));
-  }
-};
-
-// From X itself.
-template <int S>
-class Direct {
- public:
-  static constexpr bool is_four = false;
-  explicit Direct(const HybridResponseArgs& a) : zero_(make_zero(a.zero_point)) {
-    for (int i = 0; i < a.tile->vectors * S; ++i) windows_[i] = a.tile->windows[a.tile->use[i]];
-  }
-  Pixels at(size_t i, int) const {
-    return make_pixels(permute(x + windows_[i].offset, windows_[i].table, zero_));
-  }
-
-  const uint8_t* x = nullptr;  // of the channel
-
- private:
-  const Zero zero_;
-  Window windows_[S ? kTileVectors * S : 1];
-};
+constexpr ptrdiff_t kAhead = 8;  // quads whose channels are fetched before their use
 
 // Four basis kernels in registers, or in memory where the number of steps S is 0: any.
 template <int S>
@@ -174,7 +66,7 @@ OPTC_INLINE void respond_vector(const QuadTaps<S>& quad, const Look& look, int v
 // R of vectors v and w, where w begins with the last two windows of v.
 template <typename Look>
 OPTC_INLINE void respond_two(const QuadTaps<3>& quad, const Look& look, int v, int w,
-                        Sums of_v[kQuad], Sums of_w[kQuad]) {
+                             Sums of_v[kQuad], Sums of_w[kQuad]) {
   OPTC_UNROLL for (int m = 0; m < kQuad; ++m) of_v[m] = of_w[m] = quad.start[m];
   OPTC_UNROLL for (int s = 0; s < 4; ++s) {
     const Pixels pixels = look.at(size_t(s < 3 ? 3 * v + s : 3 * w + 2), 0);
@@ -221,11 +113,11 @@ inline void respond_all(const HybridResponseArgs& args, Respond respond) {
   const Quad* q = a.quads;
   const Quad* end = q + a.n_quads;
   const Quad* ahead = q;
-  while (ahead < end && ahead < q + kAhead) windows.prefetch((ahead++)->channel);
+  while (ahead < end && ahead < q + kAhead) windows.prefetch(*ahead++);
   while (q < end) {
     const QuadTaps<S> taps(a, q->basis);
     for (const uint32_t basis = q->basis; q < end && q->basis == basis; ++q, t += stride) {
-      if (ahead < end) windows.prefetch((ahead++)->channel);
+      if (ahead < end) windows.prefetch(*ahead++);
       if (kDirect && S > 0 && !kFour && windows.are_inside(q->channel)) {
         direct.x = windows.of(q->channel);
         respond(taps, direct, t);
@@ -233,7 +125,7 @@ inline void respond_all(const HybridResponseArgs& args, Respond respond) {
       }
       if constexpr (kFour) {
         windows.fill_four(*q, a.windows);
-      } else if (q == a.quads || q[-1].channel != q->channel || kDirect) {
+      } else if (q == a.quads || q[-1].channel != q->channel) {
         windows.fill(q->channel, a.windows);
       }
       respond(taps, filled, t);

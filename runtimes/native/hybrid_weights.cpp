@@ -13,19 +13,6 @@ namespace {
 
 constexpr uint32_t kStretch = 64;  // output channels that stay together
 
-// Time of the second stage of a tile in nanoseconds of a Zen 4 with AVX-512: of a stored pair, of a
-// pair in the dense form, of four elements; of a load of T for every doubling of T beyond the
-// first-level cache; and of a byte of weights beyond what the second-level cache holds of them.
-// Fitted to layers of 64 to 512 channels on images of 32x32 to 4x4 with 4 and 8 basis kernels, at
-// 100 to 10 % of pairs and 30 and 7 % of elements.
-struct Costs {
-  double vectors, pair, dense, four;
-};
-constexpr Costs kWide = {4, 1.47, 1.1, 2.05};     // tiles of several vectors
-constexpr Costs kNarrow = {1, 0.51, 0.18, 1.26};  // tiles of one
-constexpr double kFarLoad = 0.15, kFarByte = 0.1;
-constexpr double kFirstCache = 32 << 10, kSecondCache = 512 << 10;  // bytes for T and for weights
-
 uint8_t scalar(const Constant<uint8_t>& constant, const char* name) {
   require(constant.size() == 1, std::string(name) + " is not a scalar");
   return constant.data[0];
@@ -120,52 +107,9 @@ void pack_elements(const std::vector<Term>& terms, HybridWeights& packed) {
   }
 }
 
-// How many quads of T there are, and (output, quad) pairs, stored or not.
-struct Counts {
-  int64_t quads, pairs;
-};
-
-// Whether the weights can have a form: the dense one wants output channels in fours, that of
-// elements numbers rows of T in 16 bits.
-bool can_have(Form form, int64_t K, int64_t group, const Counts& counts) {
-  if (form == Form::kDense) return K / group % kDenseRows == 0;
-  return form == Form::kPairs || counts.quads * kQuad <= kMostRows;
-}
-
-double cost(Form form, const std::vector<Term>& terms, const Counts& counts, const Costs& costs) {
-  const double doublings =
-      std::log2(std::max(1.0, double(counts.quads) * kQuadBytes * costs.vectors / kFirstCache));
-  const double far_loads = kFarLoad * costs.vectors * doublings;
-  const auto all = [](double count, double each, size_t bytes) {
-    return count * each + kFarByte * std::max(0.0, count * double(bytes) - kSecondCache);
-  };
-  if (form == Form::kDense) return all(double(counts.pairs), costs.dense, sizeof(uint32_t));
-  size_t pairs = 0, fours = 0, in_row = 0;
-  for (size_t i = 0; i < terms.size(); ++i) {
-    const bool first = i == 0 || terms[i].k != terms[i - 1].k;
-    in_row = first ? 0 : in_row + 1;
-    pairs += first || terms[i].quad != terms[i - 1].quad;
-    fours += in_row % kQuad == 0;
-  }
-  return form == Form::kPairs
-             ? all(double(pairs), costs.pair + far_loads, sizeof(PairWeight))
-             : all(double(fours), costs.four + far_loads, sizeof(FourWeights));
-}
-
-Form fastest(const std::vector<Term>& terms, int64_t K, int64_t group, const Counts& counts,
-             const Costs& costs) {
-  Form best = Form::kPairs;
-  for (const Form form : {Form::kDense, Form::kElements}) {
-    if (can_have(form, K, group, counts) &&
-        cost(form, terms, counts, costs) < cost(best, terms, counts, costs)) {
-      best = form;
-    }
-  }
-  return best;
-}
-
-// Basis kernels as words of four taps of a kernel row, in quads (a single one fills its quad); what R begins with is what the
-// zero point takes off, and what the rounding and the offset of T add.
+// Basis kernels as words of four taps of a kernel row, in quads; a single one fills its quad, for
+// four channels. R begins with what the zero point takes off, and the rounding and the offset of T
+// add.
 void pack_basis(const HybridConstants& constants, const Geometry& geometry, int32_t offset,
                 HybridWeights& packed) {
   const int64_t M = constants.basis.shape[0], quads = (M + kQuad - 1) / kQuad;
@@ -256,7 +200,7 @@ HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
   const Counts counts = {layout.quads(), packed.K * layout.per_group()};
   packed.form = wanted != nullptr && can_have(*wanted, packed.K, conv.group, counts)
                     ? *wanted
-                    : fastest(terms, packed.K, conv.group, counts, narrow ? kNarrow : kWide);
+                    : fastest(terms, packed.K, conv.group, counts, narrow);
   number_quads(terms, layout, packed.form == Form::kDense, packed);
   switch (packed.form) {
     case Form::kPairs: pack_pairs(terms, packed); break;

@@ -5,13 +5,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "hybrid_form.h"
 #include "hybrid_kernels.h"
 #include "hybrid_terms.h"
 
 namespace optc {
-
-// How the second stage reads Ce; see hybrid_kernels.h.
-enum class Form { kPairs, kDense, kElements };
 
 // The factors as the kernels read them. Quads that no coefficient uses do not exist.
 struct HybridWeights {
