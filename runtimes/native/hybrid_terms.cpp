@@ -38,8 +38,10 @@ void check_hybrid_constants(const HybridAttributes& attributes,
   require_vector(constants.scale.shape, K, "scale");
   require(constants.levels.shape == std::vector<int64_t>{K, M},
           "levels " + text(constants.levels.shape) + " are not (K, M)");
-  require(attributes.block == 1 || attributes.block == M,
-          "block is " + std::to_string(attributes.block) + ", expected 1 or " + std::to_string(M));
+  const int64_t block = attributes.block, of_output = shape[1] * M;
+  require(block == 1 || block == M || block == of_output,
+          "block is " + std::to_string(block) + ", expected 1, " + std::to_string(M) + " or " +
+              std::to_string(of_output));
   const int64_t bits = attributes.value_bits;
   require(bits == 1 || bits == 4 || bits == 8,
           "value_bits is " + std::to_string(bits) + ", expected 1, 4 or 8");

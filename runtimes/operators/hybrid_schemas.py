@@ -28,7 +28,7 @@ _NUMBERS = {
     "group": "as of Conv",
     "position_bits": "width of a run length",
     "value_bits": "width of a symbol: 8, 4 or 1 (sign)",
-    "block": "elements stored together: 1 or M",
+    "block": "elements stored together: 1, M or C/group·M",
     "lower": "least quantised output",
     "upper": "largest quantised output",
 }

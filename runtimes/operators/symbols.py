@@ -1,7 +1,8 @@
 """How a file stores the symbols v (K, C/group, M) of a `HybridDecomposedConv`.
 
 As packed codes of 8, 4 or 1 (sign) bits of the blocks that are not zero, and as positions of these
-(`runtimes.operators.positions`). A block is one element, or the M elements of a channel pair.
+(`runtimes.operators.positions`). A block is one element, the M elements of a channel pair, or all
+elements of an output channel.
 """
 
 from collections.abc import Sequence
@@ -35,13 +36,21 @@ class PackedSymbols:
 
 
 def encode_symbols(symbols: Int8) -> PackedSymbols:
-    """Stores v (K, C/group, M) in the fewest bytes: as elements or pairs, of 1, 4 or 8 bits.
+    """Stores v (K, C/group, M) in the fewest bytes: in blocks of some size, of 1, 4 or 8 bits.
 
     Symbols without nonzeros store one explicit zero.
     """
-    blocks = sorted({1, symbols.shape[-1]})
-    packed = [_encode(symbols.reshape(-1, block), bits) for block in blocks for bits in VALUE_BITS]
+    packed = [
+        _encode(symbols.reshape(-1, block), bits)
+        for block in _block_sizes(symbols.shape)
+        for bits in VALUE_BITS
+    ]
     return min((each for each in packed if each is not None), key=lambda each: each.nbytes)
+
+
+def _block_sizes(shape: Sequence[int]) -> list[int]:
+    _, C_group, M = shape
+    return sorted({1, M, C_group * M})
 
 
 def _encode(blocks: Int8, bits: int) -> PackedSymbols | None:
@@ -78,8 +87,9 @@ def decode_symbols(packed: PackedSymbols, shape: Sequence[int]) -> Int8:
     size, block, bits = int(np.prod(shape)), packed.block, packed.value_bits
     if bits not in VALUE_BITS:
         raise ValueError(f"value_bits is {bits}, expected 1, 4 or 8")
-    if block not in (1, shape[-1]):
-        raise ValueError(f"block is {block}, expected 1 or {shape[-1]}")
+    sizes = _block_sizes(shape)
+    if block not in sizes:
+        raise ValueError(f"block is {block}, expected one of {', '.join(map(str, sizes))}")
     mask = positions.decode_runs(packed.positions, packed.position_bits, size // block)
     count = int(mask.sum()) * block
     if packed.values.size != -(-count * bits // 8):

@@ -91,7 +91,8 @@ Layer draw_layer() {
   a.coefficient_shape = {K, draw(0, 9) ? draw(1, 9) : draw(100, 200), M};
   a.position_bits = draw(1, 16);
   layer.attributes.value_bits = draw(0, 1) ? 1 : draw(1, 2) * 4;
-  layer.attributes.block = draw(0, 1) ? M : 1;
+  const int64_t blocks[] = {1, M, a.coefficient_shape[1] * M};
+  layer.attributes.block = blocks[draw(0, 2)];
   layer.attributes.lower = draw(0, 100), layer.attributes.upper = draw(100, 255);
   layer.basis_shape = {M};
   layer.x_shape = {draw(1, 3), a.group * a.coefficient_shape[1]};

@@ -40,6 +40,17 @@ def test_full_ternary_pairs_take_the_pair_form() -> None:
     assert (packed.value_bits, packed.block) == (1, 4)
 
 
+def test_dense_symbols_store_a_position_for_each_output_channel() -> None:
+    rng = np.random.default_rng(0)
+    symbols = rng.integers(-127, 128, (64, 32, 1)).astype(np.int8)
+    symbols[7] = 0
+    packed = encode_symbols(symbols)
+    assert packed.block == 32
+    assert packed.values.size == 63 * 32
+    assert packed.positions.size <= 64 // 8
+    np.testing.assert_array_equal(decode_symbols(packed, symbols.shape), symbols)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
