@@ -10,7 +10,7 @@ layer, without training. Layers that are not decomposed become ordinary int8 (QD
 convolutions among them run in the hybrid kernel. A float model is decomposed by `penni` first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import ClassVar
 
@@ -27,14 +27,13 @@ from passes.escalate_layers import (
     Layer,
     RefusalError,
     candidates,
-    is_hybrid,
     is_quantised,
     on_node,
     read_layer,
-    with_units,
 )
 from passes.escalate_nodes import Quantised
 from passes.escalate_plan import LayerChoice, plan_layers
+from passes.escalate_units import decompose_units
 from passes.framework import CompressionPass, ConfigError, Cost, LayerDecision, Plan, PlanError
 from passes.fuse import FusePass
 from passes.mathematics.allocation import BudgetError
@@ -76,11 +75,10 @@ class EscalatePass(CompressionPass):
         whole = ALREADY if is_quantised(model) else NO_DATA if calibration is None else None
         choices: Mapping[str, LayerChoice] = {}
         if whole is None and calibration is not None and layers:
-            copy = _with_functions(model)
+            copy = model.clone()
+            prepared = self._prepare(copy, list(layers))
             try:
-                choices = plan_layers(
-                    copy, _on_model(layers, copy), calibration, self.config, self.context
-                )
+                choices = plan_layers(copy, prepared, calibration, self.config, self.context)
             except CalibrationError as error:
                 raise ConfigError(f"cannot calibrate {error}") from error
             except BudgetError as error:
@@ -112,6 +110,7 @@ class EscalatePass(CompressionPass):
         bits = {each.layer: _read_bits(each, layers) for each in plan.applied}
         if bits and self.context.calibration is None:
             raise PlanError("plan of escalate: it needs calibration data, give --calib")
+        layers = self._prepare(model, list(bits))
         done = self._quantise(model, layers, bits)
         for name, quantised in done.items():
             substitute = quantised.substitute
@@ -138,8 +137,6 @@ class EscalatePass(CompressionPass):
         todo = [name for name in layers if name in bits]
         if calibration is None or not todo:
             return done
-        if any(is_hybrid(layers[name]) for name in todo):
-            add_functions(model, op_types())
         walk, codes = calibration.walk(model, todo), Codes(model.graph)
         rng = np.random.default_rng(self.context.seed)
         for index, name in enumerate(todo, start=1):
@@ -173,19 +170,16 @@ class EscalatePass(CompressionPass):
                 layers[name] = on_node(layer, nodes[name])
             else:
                 reasons[name] = refusal
-        return with_units(layers), reasons
+        return layers, reasons
 
-
-def _with_functions(model: ir.Model) -> ir.Model:
-    copy = model.clone()
-    add_functions(copy, op_types())
-    return copy
-
-
-def _on_model(layers: Mapping[str, Layer], model: ir.Model) -> dict[str, Layer]:
-    """The same layers with the nodes of a copy of their model."""
-    nodes = {layer_name(node): node for node in candidates(model)}
-    return {name: on_node(layer, nodes[name]) for name, layer in layers.items()}
+    def _prepare(self, model: ir.Model, names: Sequence[str]) -> dict[str, Layer]:
+        """Brings the named layers into the form that they are quantised in, and reads them."""
+        layers, _ = self._readable(model)
+        if decompose_units(model, {name: layers[name] for name in names}):
+            layers, _ = self._readable(model)
+        if any(isinstance(layers[name], DecomposedLayer) for name in names):
+            add_functions(model, op_types())
+        return {name: layers[name] for name in layers if name in names}
 
 
 def _decide(node: ir.Node, before: Cost, refusal: str, choice: LayerChoice | None) -> LayerDecision:

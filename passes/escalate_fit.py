@@ -70,14 +70,16 @@ def quantise_layer(
         for use in layer.node.outputs[0].uses():  # Relus
             codes.share(use.node.outputs[0], layer.node.outputs[0])
     bounds = (0.0, np.inf) if absorbs else layer.bounds
+    code = codes.code(x)
     if isinstance(layer, DenseLayer):
-        fit = _fit_dense(layer, samples, codes.code(x), effort)
-        if layer.unit:
-            weights = unit_weights(layer, fit, codes.code(x))
-            return hybrid_nodes(layer, weights, fit.error, codes, bounds)
-        return dense_nodes(layer, fit, codes)
-    fit = _fit_decomposed(layer, samples, codes.code(x), config, bits, effort)
-    return hybrid_nodes(layer, hybrid_weights(layer, fit), fit.error, codes, bounds)
+        return dense_nodes(layer, _fit_dense(layer, samples, code, effort), codes)
+    if layer.unit:
+        fit = _fit_unit(layer, samples, code, effort)
+        weights = unit_weights(layer, fit, code)
+    else:
+        fit = _fit_decomposed(layer, samples, code, config, bits, effort)
+        weights = hybrid_weights(layer, fit)
+    return hybrid_nodes(layer, weights, fit.error, codes, bounds)
 
 
 def _calibrate(
@@ -131,8 +133,7 @@ def _fit_decomposed(
 ) -> HybridFit:
     weights = layer.weights
     M, d = len(weights.basis), weights.basis[0].size
-    K = len(weights.coefficients)
-    bias = np.zeros(K) if weights.bias is None else weights.bias.astype(np.float64)
+    bias = _bias(weights.bias, len(weights.coefficients))
     return fit_hybrid(
         samples,
         weights.basis.reshape(M, d).astype(np.float64),
@@ -145,9 +146,19 @@ def _fit_decomposed(
     )
 
 
+def _fit_unit(layer: DecomposedLayer, samples: Samples, code: Affine, effort: Effort) -> HybridFit:
+    K = len(layer.weights.coefficients)
+    matrix = layer.weights.coefficients.reshape(K, -1).astype(np.float64)  # (K, C·taps)
+    return fit_dense(samples, matrix, _bias(layer.weights.bias, K), code, effort=effort)
+
+
+def _bias(bias: Array32 | None, K: int) -> NDArray[np.float64]:
+    return np.zeros(K) if bias is None else bias.astype(np.float64)
+
+
 def _fit_dense(layer: DenseLayer, samples: Samples, code: Affine, effort: Effort) -> HybridFit:
     K = len(layer.weight)
-    bias = np.zeros(K) if layer.bias is None else layer.bias.astype(np.float64)
+    bias = _bias(layer.bias, K)
     matrix = layer.weight.reshape(K, -1).astype(np.float64)
     group = layer.geometry.group
     if group == 1:

@@ -6,8 +6,8 @@ A layer is quantised in one of two forms:
     int8     an ordinary Conv, Gemm or MatMul: 8-bit weights, as a QDQ model has them
 
 Where a network has hybrid layers, its first convolution and those of 1×1 are int8, but run in the
-same kernel: they are decomposed into the unit kernels, one for each tap, whose responses are the
-input itself.
+same kernel: `passes.escalate_units` has decomposed them into the unit kernels, one for each tap,
+whose responses are the input itself.
 """
 
 from collections.abc import Iterator
@@ -58,6 +58,12 @@ class DecomposedLayer:
     residual: ir.Value | None
     bounds: tuple[float, float]
 
+    @property
+    def unit(self) -> bool:
+        """Whether its basis is that of the unit kernels, as of an ordinary convolution."""
+        basis = self.weights.basis
+        return np.array_equal(basis.reshape(len(basis), -1), np.eye(len(basis)))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenseLayer:
@@ -69,7 +75,6 @@ class DenseLayer:
         bias: (K,) or None.
         geometry: strides, pads, dilations, group.
         transposed: the graph stores the weight as (C, K).
-        unit: decomposed into the unit kernels, to run in the kernel of the hybrid layers.
     """
 
     node: ir.Node
@@ -77,7 +82,6 @@ class DenseLayer:
     bias: Array | None
     geometry: ConvGeometry
     transposed: bool = False
-    unit: bool = False
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -86,10 +90,6 @@ class DenseLayer:
 
 
 Layer = DecomposedLayer | DenseLayer
-UNIT_CHANNELS = 4
-UNIT_TAPS = 9
-"""Up to which the hybrid kernel was measured to be faster than onnxruntime's int8. With one tap it
-is for any number of channels, as onnxruntime would bring the channels of each pixel together."""
 _MATRIX = ConvGeometry(strides=(), pads=(), dilations=())
 
 
@@ -199,26 +199,6 @@ def on_node(layer: Layer, node: ir.Node) -> Layer:
         return replace(layer, node=node)
     residual = None if layer.residual is None else node.inputs[len(INPUTS)]
     return replace(layer, node=node, residual=residual)
-
-
-def with_units(layers: dict[str, Layer]) -> dict[str, Layer]:
-    """The same layers, with those marked that run in the hybrid kernel too if any layer does."""
-    if not any(isinstance(layer, DecomposedLayer) for layer in layers.values()):
-        return layers
-    return {name: _marked(layer) for name, layer in layers.items()}
-
-
-def _marked(layer: Layer) -> Layer:
-    if not isinstance(layer, DenseLayer) or layer.weight.ndim < 3 or layer.geometry.group > 1:
-        return layer
-    C, taps = layer.weight.shape[1], layer.weight[0, 0].size
-    fits = taps == 1 or (C <= UNIT_CHANNELS and taps <= UNIT_TAPS)
-    return replace(layer, unit=fits and not layer.node.outputs[0].is_graph_output())
-
-
-def is_hybrid(layer: Layer) -> bool:
-    """Whether a layer may become an operator of the hybrid family."""
-    return isinstance(layer, DecomposedLayer) or layer.unit
 
 
 def name_of(layer: Layer) -> str:

@@ -84,17 +84,16 @@ def hybrid_weights(layer: DecomposedLayer, fit: HybridFit) -> HybridWeights:
     return _weights(fit, basis, shift, layer.weights.coefficients.shape)
 
 
-def unit_weights(layer: DenseLayer, fit: HybridFit, code: Affine) -> HybridWeights:
-    """An int8 convolution as one that is decomposed into a basis kernel for each tap.
+def unit_weights(layer: DecomposedLayer, fit: HybridFit, code: Affine) -> HybridWeights:
+    """An int8 convolution, decomposed into a basis kernel for each tap, as it is stored.
 
     Args:
         layer: the convolution.
         fit: of its weights.
         code: of its input.
     """
-    K, C, *kernel = layer.weight.shape
-    basis, shift = unit_basis(kernel)
-    weights = _weights(fit, basis, shift, (K, C, len(basis)))
+    basis, shift = unit_basis(layer.weights.basis.shape[1:])
+    weights = _weights(fit, basis, shift, layer.weights.coefficients.shape)
     return replace(weights, response_offset=unit_offset(code.zero_point))
 
 

@@ -79,7 +79,7 @@ def plan_layers(
     damages: list[list[float]] = []
     for done, (name, layer) in enumerate(layers.items(), start=1):
         maps = walk.maps(name)
-        bits = config.choices if isinstance(layer, DecomposedLayer) else (8,)
+        bits = (8,) if _is_int8(layer) else config.choices
         try:
             tried = {
                 each: quantise_layer(
@@ -144,23 +144,28 @@ def _unchanged(layer: Layer) -> Substitute:
     return Substitute(nodes=[layer.node], constants=[])
 
 
-def _kind(layer: DenseLayer) -> str:
+def _is_int8(layer: Layer) -> bool:
+    return isinstance(layer, DenseLayer) or layer.unit
+
+
+def _kind(layer: Layer) -> str:
+    if isinstance(layer, DecomposedLayer):
+        point = len(layer.weights.basis) == 1
+        return ("1×1" if point else "few channels") + ", in the hybrid kernel"
     if layer.weight.ndim == 2:
         return "fully connected"
-    if layer.weight[0, 0].size == 1:
-        return "1×1"
-    return "few channels" if layer.unit else "not decomposed"
+    return "1×1" if layer.weight[0, 0].size == 1 else "not decomposed"
 
 
 def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfig) -> LayerChoice:
-    if not isinstance(layer, DecomposedLayer):
-        kind = _kind(layer) + (", in the hybrid kernel" if layer.unit else "")
+    if isinstance(layer, DenseLayer) or layer.unit:
+        weight = layer.weight if isinstance(layer, DenseLayer) else layer.weights.coefficients
         return LayerChoice(
             form="int8",
             bits=8,
             scales="output",
-            reason=f"int8 weights, a scale for each output: {kind}",
-            parameters=int(np.count_nonzero(layer.weight)),
+            reason=f"int8 weights, a scale for each output: {_kind(layer)}",
+            parameters=int(np.count_nonzero(weight)),
             nbytes=quantised.nbytes,
             error=quantised.error,
         )

@@ -307,6 +307,36 @@ def test_1x1_convolutions_run_in_the_hybrid_kernel_without_any_loss() -> None:
     assert relative_error(model, before, images(64)) < 0.03
 
 
+@pytest.mark.parametrize("last", ["Relu", "Clip"])
+def test_bottlenecks_are_uint8_throughout(last) -> None:
+    """Their 1×1 convolutions take in the residual and the activation, whichever way it comes."""
+    net = Builder(0)
+
+    bounds = [numpy_helper.from_array(np.float32(bound), f"bound{bound}") for bound in (0, 6)]
+    net.weights += bounds if last == "Clip" else []
+
+    def activation(y):
+        return net.op(last, y, *(bound.name for bound in bounds if last == "Clip"))
+
+    y, C = activation(net.conv("x", 3, 16, pads=[1] * 4)), 16
+    for _ in range(2):
+        shortcut = y if C == 32 else net.conv(y, C, 32, (1, 1))
+        inner = activation(net.conv(y, C, 16, (1, 1)))
+        inner = net.conv(activation(net.conv(inner, 16, 16, pads=[1] * 4)), 16, 32, (1, 1))
+        y, C = activation(net.op("Add", inner, shortcut)), 32
+    model = prepare(ir.from_proto(net.model(net.op("GlobalAveragePool", y))))
+    PenniPass(PenniConfig(rank=4, min_weights=1000))(model)
+    FusePass()(model)
+    before = model.clone()
+    EscalatePass(context=calibrated())(model)
+    found = kinds(finish(model))
+    assert found.count("HybridDecomposedConvAdd") == 2
+    assert [kind for kind in found if not kind.startswith("HybridDecomposedConv")] == [
+        *("QuantizeLinear", "DequantizeLinear", "GlobalAveragePool")
+    ]
+    assert relative_error(model, before, images(64)) < 0.02
+
+
 def test_lowered_to_standard_nodes_it_computes_the_same() -> None:
     model = decomposed()
     EscalatePass(context=calibrated())(model)
