@@ -42,6 +42,9 @@ struct Constant {
 
 // Throws Error with the message unless the condition holds.
 void require(bool condition, const std::string& message);
+inline void require(bool condition, const char* message) {  // makes no string where all is well
+  if (!condition) throw Error(message);
+}
 
 // Throws Error unless the values of an attribute lie between the lowest and 2^20.
 void require_in_range(const std::vector<int64_t>& values, int64_t lowest, const char* name);

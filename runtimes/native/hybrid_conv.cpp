@@ -135,16 +135,12 @@ struct HybridConv::Run {
 HybridConv::HybridConv(const HybridAttributes& attributes, const HybridConstants& constants,
                        const HybridKernels& kernels, const Form* form)
     : geometry_(read_geometry(attributes.conv, constants.basis.shape)),
-      weights_(pack_hybrid_weights(attributes, constants, kernels.offset, false, form)),
+      weights_(pack_hybrid_weights(attributes, constants, kernels.offset, form)),
       group_(attributes.conv.group),
-      kernels_(kernels) {
-  auto narrow = std::make_unique<HybridWeights>(
-      pack_hybrid_weights(attributes, constants, kernels.offset, true, form));
-  if (narrow->form != weights_.form) narrow_ = std::move(narrow);
-}
+      kernels_(kernels) {}
 
 std::vector<int64_t> HybridConv::output_shape(const std::vector<int64_t>& x_shape) const {
-  return optc::output_shape(geometry_, weights_.C, weights_.K, x_shape);
+  return optc::output_shape(geometry_, weights_.wide.C, weights_.wide.K, x_shape);
 }
 
 void HybridConv::run(const uint8_t* x, const std::vector<int64_t>& x_shape,
@@ -153,10 +149,11 @@ void HybridConv::run(const uint8_t* x, const std::vector<int64_t>& x_shape,
   if (x_shape[0] == 0) return;
   const std::shared_ptr<const HybridPlan> plan =
       plans_.get(height, width,
-                 [&] { return make_hybrid_plan(geometry_, height, width, weights_.C); });
+                 [&] { return make_hybrid_plan(geometry_, height, width, weights_.wide.C); });
   const bool is_narrow = x_shape[0] == 1 && plan->samples > kTileVectors / 2;  // of one vector
-  const HybridWeights& weights = is_narrow && narrow_ != nullptr ? *narrow_ : weights_;
-  const uint8_t* x_end = x + x_shape[0] * weights_.C * height * width;
+  const HybridWeights& weights =
+      is_narrow && weights_.narrow != nullptr ? *weights_.narrow : weights_.wide;
+  const uint8_t* x_end = x + x_shape[0] * weights.C * height * width;
   const int64_t tiles = (x_shape[0] + plan->samples - 1) / plan->samples *
                         int64_t(plan->tiles.size());
   Run run = {*this, *plan, weights, weights.requantise(), x, x_end, residual, y,

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "hybrid_kernels.h"
@@ -29,14 +28,13 @@ class HybridConv {
   void run(const uint8_t* x, const std::vector<int64_t>& x_shape, const uint8_t* residual,
            uint8_t* y, ThreadPool& pool) const;
 
-  Form form() const { return weights_.form; }
+  Form form() const { return weights_.wide.form; }
 
  private:
   struct Run;
 
   Geometry geometry_;
-  HybridWeights weights_;
-  std::unique_ptr<HybridWeights> narrow_;  // in their own form for small images; null: the same
+  HybridForms weights_;
   int64_t group_;
   const HybridKernels& kernels_;
   mutable PlanCache<HybridPlan> plans_;

@@ -82,8 +82,9 @@ std::vector<Term> decode_terms(const HybridAttributes& attributes,
     const int64_t k = flat / (C * M), c = flat / M % C, m = flat % M;
     const Term term = {uint32_t(k), uint32_t(layout.quad(k / k_group, c, m)),
                        uint32_t(layout.place(c, m)), symbol * constants.levels.data[k * M + m]};
-    require(std::abs(term.value) <= kMaxCoefficient,
-            "levels * values " + std::to_string(term.value) + " is out of range");
+    if (std::abs(term.value) > kMaxCoefficient) {
+      throw Error("levels * values " + std::to_string(term.value) + " is out of range");
+    }
     terms.push_back(term);
   }
   return terms;

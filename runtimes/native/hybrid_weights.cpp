@@ -172,21 +172,13 @@ void pack_requantise(const HybridConstants& constants, const std::vector<Term>& 
   }
 }
 
-}  // namespace
-
-Requantise HybridWeights::requantise() const {
-  return {start.data(), a.data(), b.data(), y_zero, residual_zero, rho, lower, upper};
-}
-
-HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
-                                  const HybridConstants& constants, int32_t offset, bool narrow,
-                                  const Form* wanted) {
-  check_hybrid_constants(attributes, constants);
+// What all forms have in common.
+HybridWeights pack_common(const HybridAttributes& attributes, const HybridConstants& constants,
+                          const std::vector<Term>& terms, int32_t offset) {
   const Attributes& conv = attributes.conv;
   const Geometry geometry = read_geometry(conv, constants.basis.shape);
-  const QuadLayout layout(conv);
   HybridWeights packed = {};
-  packed.channels_of_quad = int(layout.channels);
+  packed.channels_of_quad = int(QuadLayout(conv).channels);
   packed.K = conv.coefficient_shape[0];
   packed.C = conv.coefficient_shape[1] * conv.group;
   packed.lower = uint8_t(attributes.lower), packed.upper = uint8_t(attributes.upper);
@@ -195,19 +187,47 @@ HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
   const int32_t stored = offset - int32_t(attributes.response_offset);  // T is stored plus this
   pack_basis(constants, geometry, stored, packed);
   packed.copies = is_unit(constants, geometry) && packed.x_zero + attributes.response_offset == 128;
-  std::vector<Term> terms = decode_terms(attributes, constants);
   pack_requantise(constants, terms, stored, packed);
-  const Counts counts = {layout.quads(), packed.K * layout.per_group()};
-  packed.form = wanted != nullptr && can_have(*wanted, packed.K, conv.group, counts)
-                    ? *wanted
-                    : fastest(terms, packed.K, conv.group, counts, narrow);
-  number_quads(terms, layout, packed.form == Form::kDense, packed);
-  switch (packed.form) {
+  return packed;
+}
+
+HybridWeights pack_form(HybridWeights packed, std::vector<Term> terms, const QuadLayout& layout,
+                        Form form) {
+  packed.form = form;
+  number_quads(terms, layout, form == Form::kDense, packed);
+  switch (form) {
     case Form::kPairs: pack_pairs(terms, packed); break;
-    case Form::kDense: pack_dense(terms, conv.group, packed); break;
+    case Form::kDense: pack_dense(terms, layout.group, packed); break;
     case Form::kElements: pack_elements(terms, packed); break;
   }
   return packed;
+}
+
+}  // namespace
+
+Requantise HybridWeights::requantise() const {
+  return {start.data(), a.data(), b.data(), y_zero, residual_zero, rho, lower, upper};
+}
+
+HybridForms pack_hybrid_weights(const HybridAttributes& attributes,
+                                const HybridConstants& constants, int32_t offset,
+                                const Form* wanted) {
+  check_hybrid_constants(attributes, constants);
+  const QuadLayout layout(attributes.conv);
+  const std::vector<Term> terms = decode_terms(attributes, constants);
+  const HybridWeights common = pack_common(attributes, constants, terms, offset);
+  const Counts counts = {layout.quads(), common.K * layout.per_group()};
+  const bool can = wanted != nullptr && can_have(*wanted, common.K, layout.group, counts);
+  const auto choose = [&](bool narrow) {
+    return can ? *wanted : fastest(terms, common.K, layout.group, counts, narrow);
+  };
+  const Form form = choose(false), of_narrow = choose(true);
+  HybridForms forms = {pack_form(common, terms, layout, form), nullptr};
+  if (of_narrow != form) {
+    forms.narrow =
+        std::make_unique<const HybridWeights>(pack_form(common, terms, layout, of_narrow));
+  }
+  return forms;
 }
 
 }  // namespace optc

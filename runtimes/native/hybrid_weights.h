@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "hybrid_form.h"
@@ -35,11 +36,16 @@ struct HybridWeights {
   Requantise requantise() const;
 };
 
-// Throws Error where the constants are malformed. `offset`: of T in the kernels. The form is the
-// fastest for tiles of one vector (`narrow`) or of several, unless one is `wanted` that the weights
-// can have; for tests and measurements.
-HybridWeights pack_hybrid_weights(const HybridAttributes& attributes,
-                                  const HybridConstants& constants, int32_t offset, bool narrow,
-                                  const Form* wanted = nullptr);
+// The fastest form for tiles of several vectors, and for tiles of one; null: the same.
+struct HybridForms {
+  HybridWeights wide;
+  std::unique_ptr<const HybridWeights> narrow;
+};
+
+// Throws Error where the constants are malformed. `offset`: of T in the kernels. All have the form
+// that is `wanted`, for tests and measurements, where the weights can have it.
+HybridForms pack_hybrid_weights(const HybridAttributes& attributes,
+                                const HybridConstants& constants, int32_t offset,
+                                const Form* wanted = nullptr);
 
 }  // namespace optc
