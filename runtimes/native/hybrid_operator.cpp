@@ -41,7 +41,7 @@ HybridAttributes read_attributes(const OrtKernelInfo* info) {
   attributes.block = read_int(info, "block");
   attributes.lower = read_int(info, "lower");
   attributes.upper = read_int(info, "upper");
-  attributes.response_offset = read_int(info, "response_offset", 0);
+  attributes.response_offset = read_int(info, "offset", 0);
   return attributes;
 }
 

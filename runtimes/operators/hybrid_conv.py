@@ -12,7 +12,7 @@ int8 (K, C/group, M), levels int8 (K, M). It stands for the weight
 
     W[k, c] = Σ_m (scale_k / x_scale)·Ce[k, c, m]·2^−shift_m·B[m]
 
-T − z is int8, and z (`response_offset`) 0, unless responses are known to lie elsewhere.
+T − z is int8, and z (attribute `offset`) 0, unless responses are known to lie elsewhere.
 
 Different precision for basis and coefficients, as they are reused differently, is the idea of
 ESCALATE (Li et al., MICRO 2021); the arithmetic is ours. Relu and Clip are the bounds `lower` and
@@ -215,7 +215,7 @@ def make_node(
         "block": packed.block,
         "lower": bounds[0],
         "upper": bounds[1],
-        "response_offset": weights.response_offset,
+        "offset": weights.response_offset,
     }
     node = ir.Node(
         DOMAIN,
@@ -250,7 +250,7 @@ def read_weights(node: ir.Node) -> HybridWeights:
     arrays = {key: _array(node, key) for key in keys}
     try:
         symbols = decode_symbols(read_packed(node), node.attributes["coefficient_shape"].as_ints())
-        offset = node.attributes.get_int("response_offset", 0)
+        offset = node.attributes.get_int("offset", 0)
         return HybridWeights(symbols=symbols, response_offset=offset, **arrays)
     except ValueError as error:
         raise ValueError(f"node '{node.name}': {error}") from error

@@ -43,7 +43,7 @@ _SUMS_ATTRIBUTES = {
     **dict.fromkeys(("strides", "pads", "dilations", "coefficient_shape"), ir.AttributeType.INTS),
     **dict.fromkeys(("group", "position_bits", "value_bits", "block"), _INT),
 }
-_OFFSET = "response_offset"
+_OFFSET = "offset"
 _BOUNDS = ("lower", "upper")
 
 

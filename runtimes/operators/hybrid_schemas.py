@@ -23,7 +23,7 @@ _DOCS = {
     "bias": "(K,)",
     "residual": "added to the convolution",
 }
-_OFFSET = "response_offset"
+_OFFSET = "offset"
 _NUMBERS = {
     "group": "as of Conv",
     "position_bits": "width of a run length",

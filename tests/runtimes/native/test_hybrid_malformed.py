@@ -31,7 +31,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "basis of other kernels": (initializer("basis", lambda a: a[:-1]), "does not have the 3"),
     "basis of three axes": (initializer("basis", lambda a: a[..., None]), "one or two axes"),
     "basis of -128": (initializer("basis", poison(-128)), "basis holds -128"),
-    "large offset": (attribute("response_offset", 129), "response_offset is 129"),
+    "large offset": (attribute("offset", 129), "offset is 129"),
     "large shift": (initializer("shift", poison(23)), "shift is above 22"),
     "shift too short": (initializer("shift", lambda a: a[:-1]), "shift .2. is not"),
     "level 0": (initializer("levels", poison(0)), "level is below 1"),

@@ -322,7 +322,7 @@ def test_the_response_offset_of_older_files_is_zero() -> None:
     model = build_model(weights, PLAIN, [1, 3, 8, 8])
     expected = run(model, {"x": x})
     [node] = model.graph.node
-    [offset] = [each for each in node.attribute if each.name == "response_offset"]
+    [offset] = [each for each in node.attribute if each.name == "offset"]
     node.attribute.remove(offset)
     np.testing.assert_array_equal(run(model, {"x": x}), expected)
     assert read_weights(ir.from_proto(model).graph[0]).response_offset == 0
