@@ -44,4 +44,6 @@ def _processor() -> tuple[str, set[str]]:
         key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
     }
     name = fields.get("model name") or platform.processor() or platform.machine()
+    if not any(letter.isdigit() for letter in name) and "cpu family" in fields:
+        name += f", family {fields['cpu family']}"  # hypervisors hide what the name would say
     return name, set((fields.get("flags") or fields.get("Features") or "").split())

@@ -44,6 +44,14 @@ def test_instruction_sets_are_read_from_the_system(
     assert known["cpu"] == "Some CPU @ 2.0GHz" if text is X86 else known["cpu"]
 
 
+def test_processors_without_a_number_are_told_by_their_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text("cpu family\t: 26\nmodel name\t: AMD EPYC\nflags\t: avx2\n")
+    monkeypatch.setattr(toolchain.environment, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert environment()["cpu"] == "AMD EPYC, family 26"
+
+
 def test_systems_without_processor_list_are_fine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
