@@ -139,8 +139,7 @@ def write(rows: Sequence[Row], known: dict[str, str], out: Path) -> None:
         f"{known['cores']} cores), native kernels for {known['kernels']}, onnxruntime "
         f"{known['onnxruntime']}. int8: static QDQ, weights per channel, unsigned activations. "
         "Two threads: a virtual machine's second core may be near or far (a cache line takes 0.05 "
-        "or 0.3 µs from core to core), which changes within seconds; shown is a run on near cores. "
-        "On far ones, at 10 % of pairs, ResNet-18 is 2.7 and VGG-16 3.7 times as fast as int8."
+        "or 0.2 µs from core to core), which changes within seconds; shown is a run on near cores."
     )
     publish(NAME, [*parts, note], out)
 
