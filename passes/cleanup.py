@@ -39,7 +39,7 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operators that a BatchNormalization is folded into."""
 
-TRACES = ("pkg.torch.", "namespace")
+TRACES = ("pkg.torch.", "pkg.onnxscript.", "namespace")
 """How keys of metadata begin that torch's exporter gives to nodes and values."""
 
 
@@ -244,11 +244,18 @@ def finish(model: ir.Model) -> ir.Model:
 
 
 def _drop_traces(model: ir.Model) -> None:
-    """Drops what torch's exporter notes for debugging: stack traces, with paths of its machine."""
+    """Drops what torch's exporter notes about its own program.
+
+    Stack traces, with paths of its machine; and a signature that names what is no longer there,
+    a tenth of the bytes of a small network.
+    """
+    noted: list[ir.Graph | ir.Node | ir.Value] = [model.graph]
+    noted += model.graph.initializers.values()
     for node in model.graph.all_nodes():
-        for notes in (node.metadata_props, *(value.metadata_props for value in node.outputs)):
-            for key in [key for key in notes if key.startswith(TRACES)]:
-                del notes[key]
+        noted += [node, *node.outputs]
+    for each in noted:
+        for key in [key for key in each.metadata_props if key.startswith(TRACES)]:
+            del each.metadata_props[key]
 
 
 def _raise_opset(model: ir.Model) -> ir.Model:

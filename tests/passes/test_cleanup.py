@@ -432,3 +432,18 @@ def test_finish_drops_what_is_unused_and_completes_shapes(has_shapes) -> None:
     assert set(model.graph.opset_imports) == {""}
     sizes = [str(size) for size in model.graph[0].outputs[0].shape or []]
     assert sizes == (["N", "4", "6", "6"] if has_shapes else [])
+
+
+def test_notes_of_the_exporter_about_its_own_program_go_and_those_of_users_stay() -> None:
+    model = parse_ir("g (float[N, 3] x) => (float[N, 3] y) { r = Relu (x) y = Exp (r) }")
+    [relu, exp] = model.graph
+    notes = {
+        "pkg.torch.export.ExportedProgram.graph_signature": "stale",
+        "pkg.onnxscript.optimizer.folded_from": "['val_1']",
+        "author": "me",
+    }
+    noted = (model.graph, relu, exp, relu.outputs[0])
+    for each in noted:
+        each.metadata_props.update(notes)
+    finish(model)
+    assert all(each.metadata_props == {"author": "me"} for each in noted)
