@@ -7,6 +7,7 @@ behind it, and between two others of the kind nothing but uint8 is handed on.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -23,8 +24,8 @@ UNIT_TAPS = 9
 is for any number of channels, as onnxruntime would bring the channels of each pixel together."""
 
 
-def find_units(layers: Mapping[str, Layer]) -> tuple[str, ...]:
-    """Layers to decompose: first convolutions and those of 1×1, where any layer is hybrid."""
+def _find_units(layers: Mapping[str, Layer]) -> tuple[str, ...]:
+    """First convolutions and those of 1×1, where any layer is decomposed."""
     if not any(isinstance(layer, DecomposedLayer) for layer in layers.values()):
         return ()
     return tuple(name for name, layer in layers.items() if _is_unit(layer))
@@ -48,7 +49,9 @@ def decompose_units(model: ir.Model, layers: Mapping[str, Layer]) -> bool:
     Returns:
         Whether the model has changed.
     """
-    names = find_units(layers)
+    names = _find_units(layers)
+    if not names:
+        return False
     for layer in (layers[name] for name in names):
         assert isinstance(layer, DenseLayer)
         K, C, *kernel = layer.weight.shape
@@ -62,6 +65,8 @@ def decompose_units(model: ir.Model, layers: Mapping[str, Layer]) -> bool:
         node, own = make_node(x, weights, layer.geometry, name=layer.node.name or "")
         replace_node(layer.node, [node], own)
         add_functions(model, [node.op_type])
-    if names:
-        FusePass()(model)
-    return bool(names)
+    fuse = FusePass()
+    plan = fuse.analyse(model)
+    fused = tuple(each for each in plan.layers if each.layer in names)
+    fuse.apply(model, replace(plan, layers=fused))
+    return True

@@ -40,8 +40,8 @@ constexpr bool kDirect = true;
 
 extern const HybridKernels hybrid_avx512vnni_kernels = {
     "avx512vnni", hybrid_avx512vnni::kOffset, hybrid_avx512vnni::pair_responses,
-    hybrid_avx512vnni::element_responses, hybrid_avx512vnni::pair_rows, hybrid_avx512vnni::dense_rows,
-    hybrid_avx512vnni::element_rows};
+    hybrid_avx512vnni::element_responses, hybrid_avx512vnni::pair_rows,
+    hybrid_avx512vnni::dense_rows, hybrid_avx512vnni::element_rows};
 
 extern const HybridKernels hybrid_avx512_kernels = {
     "avx512", hybrid_avx512::kOffset, hybrid_avx512::pair_responses,

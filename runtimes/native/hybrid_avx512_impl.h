@@ -108,7 +108,8 @@ inline Bytes gather_rows(const uint8_t* const t[kQuad], ptrdiff_t at) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(t[i] + at));
   };
   const __m512i rows = _mm512_inserti64x4(
-      _mm512_castsi256_si512(_mm256_set_m128i(row(1), row(0))), _mm256_set_m128i(row(3), row(2)), 1);
+      _mm512_castsi256_si512(_mm256_set_m128i(row(1), row(0))),
+      _mm256_set_m128i(row(3), row(2)), 1);
   return transpose_bytes(gather_lanes(rows));
 }
 

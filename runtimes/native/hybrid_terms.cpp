@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <string>
 
-
 namespace optc {
 namespace {
 
@@ -49,8 +48,7 @@ void check_hybrid_constants(const HybridAttributes& attributes,
   require(0 <= attributes.lower && attributes.lower <= attributes.upper && attributes.upper <= 255,
           "lower and upper are not 0 <= lower <= upper <= 255");
   require(-128 <= attributes.response_offset && attributes.response_offset <= 128,
-          "offset is " + std::to_string(attributes.response_offset) +
-              ", expected -128 to 128");
+          "offset is " + std::to_string(attributes.response_offset) + ", expected -128 to 128");
   require_finite(constants.scale, "scale");
   require_finite(constants.bias, "bias");
   for (int64_t k = 0; k < K; ++k) require(constants.scale.data[k] > 0, "scale is not positive");

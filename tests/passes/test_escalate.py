@@ -337,6 +337,17 @@ def test_bottlenecks_are_uint8_throughout(last) -> None:
     assert relative_error(model, before, images(64)) < 0.02
 
 
+def test_excluded_layers_keep_what_follows_them() -> None:
+    net = Builder(0)
+    y = net.op("Relu", net.conv("x", 3, 8, pads=[1] * 4))
+    y = net.op("Relu", net.conv(y, 8, 16, pads=[1] * 4))
+    model = prepare(ir.from_proto(net.model(net.op("Relu", net.conv(y, 16, 16, pads=[1] * 4)))))
+    PenniPass(PenniConfig(rank=4, min_weights=8 * 3 * 9 + 1))(model)
+    EscalatePass(context=replace(calibrated(), exclude=("conv2",)))(model)
+    [kept] = [node for node in finish(model).graph if node.name == "conv2"]
+    assert kept.op_type == "DecomposedConv"
+
+
 def test_lowered_to_standard_nodes_it_computes_the_same() -> None:
     model = decomposed()
     EscalatePass(context=calibrated())(model)
