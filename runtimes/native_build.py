@@ -106,7 +106,7 @@ def instruction_set(library: Path) -> str:
 
 
 def hybrid_instruction_set(library: Path) -> str:
-    """The 8-bit kernels that it chooses: avx512, avx512vnni (no VBMI), avx2 or portable.
+    """The 8-bit kernels that it chooses: avx512, avx512vnni (no VBMI), avxvnni, avx2 or portable.
 
     Raises:
         NativeError: the file is not our library.

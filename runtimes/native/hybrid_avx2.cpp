@@ -1,5 +1,6 @@
-// AVX2: 32 bytes a vector. Products of bytes are summed exactly: x is widened to 16 bits first,
-// because the byte instruction saturates, and T goes in as its size with its sign on the weight.
+// AVX2: 32 bytes a vector. With VNNI an instruction sums the products of bytes. Without it they are
+// summed exactly as well: x is widened to 16 bits first, because the byte instruction saturates, and
+// T goes in as its size with its sign on the weight.
 #include "hybrid_kernels.h"
 
 #if defined(__x86_64__)
@@ -12,16 +13,18 @@
 #define OPTC_UNROLL _Pragma("GCC unroll 16")
 
 namespace optc {
+namespace {
+
+// Sums have the type of vpdpbusd itself, or gcc copies them before and after each.
+typedef int32_t Eight __attribute__((vector_size(32)));
+
+}  // namespace
+
 namespace hybrid_avx2 {
 namespace {
 
 constexpr int32_t kOffset = 0;
-constexpr int kSums = 4;
-constexpr bool kDirect = false;
 
-struct Sums {
-  __m256i of[2];  // pixels 0 .. 7, 8 .. 15
-};
 struct Bytes {
   __m256i of[2];
 };
@@ -31,30 +34,6 @@ struct Pixels {
 struct Taps {
   __m256i even, odd;
 };
-typedef __m256i Weight, Zero;
-typedef __m128i Shift;
-
-inline __m256i load(const uint8_t* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-}
-
-inline void store(uint8_t* p, __m256i x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
-}
-
-inline Sums make_sums(int32_t value) {
-  return {{_mm256_set1_epi32(value), _mm256_set1_epi32(value)}};
-}
-
-inline Sums sum(const Sums& a, const Sums& b) {
-  return {{_mm256_add_epi32(a.of[0], b.of[0]), _mm256_add_epi32(a.of[1], b.of[1])}};
-}
-
-inline Bytes load_bytes(const uint8_t* p) { return {{load(p), load(p + 32)}}; }
-
-inline void store_bytes(uint8_t* p, const Bytes& bytes) {
-  store(p, bytes.of[0]), store(p + 32, bytes.of[1]);
-}
 
 inline Pixels make_pixels(const Bytes& bytes) {
   Pixels pixels;
@@ -70,167 +49,21 @@ inline Taps make_taps(uint32_t word) {
   return {_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(x, 8)};
 }
 
-inline Shift make_shift(int32_t count) { return _mm_cvtsi32_si128(count); }
-inline Weight make_weight(uint32_t word) { return _mm256_set1_epi32(int(word)); }
-
-inline Sums respond(Sums sums, const Pixels& pixels, const Taps& taps) {
-  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
-    const __m256i even = _mm256_madd_epi16(pixels.even[i], taps.even);
-    const __m256i odd = _mm256_madd_epi16(pixels.odd[i], taps.odd);
-    sums.of[i] = _mm256_add_epi32(sums.of[i], _mm256_add_epi32(even, odd));
-  }
-  return sums;
+// Eight pixels.
+inline Eight add_pixels(Eight sums, const Pixels& pixels, int half, const Taps& taps) {
+  const __m256i even = _mm256_madd_epi16(pixels.even[half], taps.even);
+  const __m256i odd = _mm256_madd_epi16(pixels.odd[half], taps.odd);
+  return Eight(_mm256_add_epi32(__m256i(sums), _mm256_add_epi32(even, odd)));
 }
 
 // |T| <= 128 and |Ce| <= 127, so two products fit 16 bits.
-inline __m256i dot(__m256i sums, __m256i t, Weight weight) {
+inline Eight add_responses(Eight sums, __m256i t, __m256i weight) {
   const __m256i twos = _mm256_maddubs_epi16(_mm256_abs_epi8(t), _mm256_sign_epi8(weight, t));
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
+  const __m256i fours = _mm256_madd_epi16(twos, _mm256_set1_epi16(1));
+  return Eight(_mm256_add_epi32(__m256i(sums), fours));
 }
 
-inline Sums dot(const Sums& sums, const uint8_t* t, Weight weight) {
-  return {{dot(sums.of[0], load(t), weight), dot(sums.of[1], load(t + 32), weight)}};
-}
-
-// Bytes of one 16-byte piece of the window: shuffles give zero where the index has its high bit.
-inline __m256i piece(__m256i index, const uint8_t* p, int first) {
-  const __m256i bytes = _mm256_broadcastsi128_si256(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + first)));
-  const __m256i in_piece = _mm256_sub_epi8(index, _mm256_set1_epi8(char(first)));
-  return _mm256_shuffle_epi8(bytes, _mm256_adds_epu8(in_piece, _mm256_set1_epi8(0x70)));
-}
-
-inline Zero make_zero(uint8_t zero) { return _mm256_set1_epi8(char(zero)); }
-
-inline Bytes permute(const uint8_t* p, const uint8_t* table, Zero zero) {
-  Bytes bytes;
-  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
-    const __m256i index = load(table + 32 * i);
-    const __m256i padding = _mm256_cmpeq_epi8(index, _mm256_set1_epi8(kPadding));
-    const __m256i low = _mm256_or_si256(piece(index, p, 0), piece(index, p, 16));
-    const __m256i high = _mm256_or_si256(piece(index, p, 32), piece(index, p, 48));
-    const __m256i zeros = _mm256_and_si256(padding, zero);
-    bytes.of[i] = _mm256_or_si256(_mm256_or_si256(low, high), zeros);
-  }
-  return bytes;
-}
-
-// Of each half: in lane i, pixels 4 i .. 4 i + 3 of each response.
-inline Bytes pack(const Sums r[kQuad], const Shift shift[kQuad]) {
-  Bytes packed;
-  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
-    __m256i x[kQuad];
-    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) x[m] = _mm256_sra_epi32(r[m].of[i], shift[m]);
-    packed.of[i] =
-        _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
-  }
-  return packed;
-}
-
-inline void store_pair(uint8_t* t, const Bytes& packed) {
-  const __m256i order = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  OPTC_UNROLL for (int i = 0; i < 2; ++i) {
-    store(t + 32 * i, _mm256_shuffle_epi8(packed.of[i], order));
-  }
-}
-
-template <int V>
-inline void make_rows(uint8_t* t) {
-  Bytes packed[V];
-  OPTC_UNROLL for (int v = 0; v < V; ++v) packed[v] = load_bytes(t + v * kQuadBytes);
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  OPTC_UNROLL for (int v = 0; v < V; ++v) {
-    // Eight pixels of one response after the other.
-    const __m256i first = _mm256_permutevar8x32_epi32(packed[v].of[0], order);
-    const __m256i second = _mm256_permutevar8x32_epi32(packed[v].of[1], order);
-    const __m256i even = _mm256_unpacklo_epi64(first, second);  // rows 0 and 2
-    const __m256i odd = _mm256_unpackhi_epi64(first, second);
-    const __m128i rows[kQuad] = {_mm256_castsi256_si128(even), _mm256_castsi256_si128(odd),
-                                 _mm256_extracti128_si256(even, 1),
-                                 _mm256_extracti128_si256(odd, 1)};
-    OPTC_UNROLL for (int m = 0; m < kQuad; ++m) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(t + (m * V + v) * kPixels), rows[m]);
-    }
-  }
-}
-
-inline Bytes gather_rows(const uint8_t* const t[kQuad], ptrdiff_t at) {
-  __m128i row[kQuad];
-  OPTC_UNROLL for (int i = 0; i < kQuad; ++i) {
-    row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(t[i] + at));
-  }
-  const __m128i low_a = _mm_unpacklo_epi8(row[0], row[1]);
-  const __m128i low_b = _mm_unpacklo_epi8(row[2], row[3]);
-  const __m128i high_a = _mm_unpackhi_epi8(row[0], row[1]);
-  const __m128i high_b = _mm_unpackhi_epi8(row[2], row[3]);
-  return {{_mm256_set_m128i(_mm_unpackhi_epi16(low_a, low_b), _mm_unpacklo_epi16(low_a, low_b)),
-           _mm256_set_m128i(_mm_unpackhi_epi16(high_a, high_b),
-                            _mm_unpacklo_epi16(high_a, high_b))}};
-}
-
-inline Bytes flip(const Bytes& bytes) {
-  const __m256i bits = _mm256_set1_epi8(char(0x80));
-  return {{_mm256_xor_si256(bytes.of[0], bits), _mm256_xor_si256(bytes.of[1], bits)}};
-}
-
-template <int V>
-inline void dot_rows(Sums* sums, const uint8_t* const t[kQuad], Weight weight) {
-  OPTC_UNROLL for (int v = 0; v < V; ++v) {
-    const Bytes x = gather_rows(t, v * kPixels);
-    sums[v] = {{dot(sums[v].of[0], x.of[0], weight), dot(sums[v].of[1], x.of[1], weight)}};
-  }
-}
-
-// rint(acc * a + b [+ residual * rho]) of eight pixels.
-OPTC_INLINE __m256i rounded(const HybridRowArgs& a, size_t k, __m256i sums,
-                            const uint8_t* residual) {
-  const Requantise& q = *a.requantise;
-  __m256 u = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(q.a[k]));
-  u = _mm256_add_ps(u, _mm256_set1_ps(q.b[k]));
-  if (residual != nullptr) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(residual));
-    const __m256i r =
-        _mm256_sub_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(q.residual_zero));
-    u = _mm256_add_ps(u, _mm256_mul_ps(_mm256_cvtepi32_ps(r), _mm256_set1_ps(q.rho)));
-  }
-  u = _mm256_min_ps(u, _mm256_set1_ps(65536.0f));  // more would turn negative as an integer
-  return _mm256_cvtps_epi32(_mm256_round_ps(u, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
-
-// Sixteen rounded pixels plus y_zero, clamped.
-OPTC_INLINE __m128i to_bytes(const Requantise& q, __m256i low, __m256i high) {
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-  const __m256i y = _mm256_adds_epi16(words, _mm256_set1_epi16(short(q.y_zero)));
-  const __m128i bytes =
-      _mm_packus_epi16(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
-  return _mm_min_epu8(_mm_max_epu8(bytes, _mm_set1_epi8(char(q.lower))),
-                      _mm_set1_epi8(char(q.upper)));
-}
-
-template <int V>
-OPTC_INLINE void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
-  OPTC_UNROLL for (int v = 0; v < V; ++v) {
-    const int count = a.tile->pixels[v];
-    const ptrdiff_t at = a.tile->output[v] + ptrdiff_t(k) * a.plane;
-    const uint8_t* residual = a.residual != nullptr ? a.residual + at : nullptr;
-    uint8_t copy[kPixels] = {}, y[kPixels];
-    if (residual != nullptr && count < kPixels) {
-      for (int i = 0; i < count; ++i) copy[i] = residual[i];
-      residual = copy;
-    }
-    const __m256i low = rounded(a, k, sums[v].of[0], residual);
-    const __m256i high = rounded(a, k, sums[v].of[1], residual ? residual + 8 : nullptr);
-    const __m128i bytes = to_bytes(*a.requantise, low, high);
-    if (count == kPixels) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(a.y + at), bytes);
-    } else {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(y), bytes);
-      for (int i = 0; i < count; ++i) a.y[at + i] = y[i];
-    }
-  }
-}
-
+#include "hybrid_avx2_impl.h"
 #include "hybrid_windows_impl.h"
 #include "hybrid_responses_impl.h"
 #include "hybrid_rows_impl.h"
@@ -241,6 +74,45 @@ OPTC_INLINE void finish(const HybridRowArgs& a, size_t k, const Sums* sums) {
 extern const HybridKernels hybrid_avx2_kernels = {
     "avx2", hybrid_avx2::kOffset, hybrid_avx2::pair_responses, hybrid_avx2::element_responses,
     hybrid_avx2::pair_rows, hybrid_avx2::dense_rows, hybrid_avx2::element_rows};
+
+#if defined(OPTC_AVXVNNI)
+#pragma GCC target("avxvnni")
+
+namespace hybrid_avxvnni {
+namespace {
+
+constexpr int32_t kOffset = 128;  // unsigned T, as vpdpbusd wants it
+
+struct Bytes {
+  __m256i of[2];
+};
+typedef Bytes Pixels;
+typedef __m256i Taps;
+
+inline const Pixels& make_pixels(const Bytes& bytes) { return bytes; }
+inline Taps make_taps(uint32_t word) { return _mm256_set1_epi32(int(word)); }
+
+inline Eight add_pixels(Eight sums, const Pixels& pixels, int half, Taps taps) {
+  return Eight(_mm256_dpbusd_avx_epi32(__m256i(sums), pixels.of[half], taps));
+}
+
+inline Eight add_responses(Eight sums, __m256i t, __m256i weight) {
+  return Eight(_mm256_dpbusd_avx_epi32(__m256i(sums), t, weight));
+}
+
+#include "hybrid_avx2_impl.h"
+#include "hybrid_windows_impl.h"
+#include "hybrid_responses_impl.h"
+#include "hybrid_rows_impl.h"
+
+}  // namespace
+}  // namespace hybrid_avxvnni
+
+extern const HybridKernels hybrid_avxvnni_kernels = {
+    "avxvnni", hybrid_avxvnni::kOffset, hybrid_avxvnni::pair_responses,
+    hybrid_avxvnni::element_responses, hybrid_avxvnni::pair_rows, hybrid_avxvnni::dense_rows,
+    hybrid_avxvnni::element_rows};
+#endif
 
 }  // namespace optc
 

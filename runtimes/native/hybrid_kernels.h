@@ -131,6 +131,10 @@ const HybridKernels* select_hybrid_kernels();
 extern const HybridKernels hybrid_portable_kernels;
 #if defined(__x86_64__)
 extern const HybridKernels hybrid_avx2_kernels;
+#if __GNUC__ >= 11  // older compilers do not know it
+#define OPTC_AVXVNNI
+extern const HybridKernels hybrid_avxvnni_kernels;
+#endif
 extern const HybridKernels hybrid_avx512_kernels;
 extern const HybridKernels hybrid_avx512vnni_kernels;  // without the byte permutes of VBMI
 #endif

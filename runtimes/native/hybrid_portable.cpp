@@ -176,12 +176,15 @@ extern const HybridKernels hybrid_portable_kernels = {
     hybrid_portable::element_rows};
 
 const HybridKernels* select_hybrid_kernels() {
-  const HybridKernels* usable[4] = {&hybrid_portable_kernels};
+  const HybridKernels* usable[5] = {&hybrid_portable_kernels};
   int count = 1;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2")) {
     usable[count++] = &hybrid_avx2_kernels;
+#if defined(OPTC_AVXVNNI)
+    if (__builtin_cpu_supports("avxvnni")) usable[count++] = &hybrid_avxvnni_kernels;
+#endif
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
       usable[count++] = &hybrid_avx512vnni_kernels;

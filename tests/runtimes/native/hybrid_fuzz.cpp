@@ -236,7 +236,7 @@ bool run(const Layer& layer, bool sound, const HybridKernels& kernels, Form form
 
 std::vector<const HybridKernels*> all_kernels() {
   std::vector<const HybridKernels*> all;
-  for (const char* isa : {"portable", "avx2", "avx512vnni", "avx512"}) {
+  for (const char* isa : {"portable", "avx2", "avxvnni", "avx512vnni", "avx512"}) {
     setenv("OPTC_ISA", isa, 1);
     const HybridKernels* kernels = select_hybrid_kernels();
     if (kernels != nullptr && (all.empty() || all.back() != kernels)) all.push_back(kernels);

@@ -24,7 +24,7 @@ from tests.runtimes.native.layers import library
 
 UInt8 = NDArray[np.uint8]
 
-VARIANTS = ("portable", "avx2", "avx512vnni", "avx512")
+VARIANTS = ("portable", "avx2", "avxvnni", "avx512vnni", "avx512")
 FORMS = ("pairs", "dense", "elements")
 X_SCALE, Y_SCALE, RESIDUAL_SCALE = 0.05, 0.1, 0.03
 Y_ZERO, RESIDUAL_ZERO = 7, 11
