@@ -90,11 +90,19 @@ struct HybridConv::Run {
     const size_t end = std::min(fours * (chunk + 1) / chunks * kDenseRows, size_t(w.K));
     const HybridTile own = tile(index);
     if (begin == end || own.vectors == 0) return;
+    if (chunks > 1) claim(own, begin, end);
     const uint8_t* t = responses_of(index, own);
     if (t == nullptr) {
       out_of_memory = true;
     } else {
       rows(own, t, begin, end);
+    }
+  }
+
+  // Begins to take the lines of Y that this thread will write from the core that has read them.
+  void claim(const HybridTile& tile, size_t k_begin, size_t k_end) const {
+    for (size_t k = k_begin; k < k_end; ++k) {
+      __builtin_prefetch(y + tile.output[0] + ptrdiff_t(k) * y_plane, 1);
     }
   }
 

@@ -22,7 +22,10 @@
 //
 // Nothing of the standard library may be used here: see kernels_impl.h.
 
-constexpr ptrdiff_t kAhead = 8;  // quads whose channels are fetched before their use
+// Quads whose channels are fetched before their use: enough for lines on their way from another core
+// to arrive together, not one after the other.
+constexpr ptrdiff_t kLeastAhead = 8;
+constexpr ptrdiff_t kBytesAhead = 2048;
 
 // Four basis kernels in registers, or in memory where the number of steps S is 0: any.
 template <int S>
@@ -113,7 +116,9 @@ inline void respond_all(const HybridResponseArgs& args, Respond respond) {
   const Quad* q = a.quads;
   const Quad* end = q + a.n_quads;
   const Quad* ahead = q;
-  while (ahead < end && ahead < q + kAhead) windows.prefetch(*ahead++);
+  const ptrdiff_t channels = kBytesAhead / a.plane;
+  const ptrdiff_t distance = channels > kLeastAhead ? channels : kLeastAhead;
+  while (ahead < end && ahead < q + distance) windows.prefetch(*ahead++);
   while (q < end) {
     const QuadTaps<S> taps(a, q->basis);
     for (const uint32_t basis = q->basis; q < end && q->basis == basis; ++q, t += stride) {
