@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <new>
 
 namespace optc {
@@ -19,6 +20,11 @@ struct OwnResponses {
   size_t tile = 0;
 };
 thread_local OwnResponses own_responses;
+
+int64_t nanoseconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
 
 }  // namespace
 
@@ -40,6 +46,9 @@ struct HybridConv::Run {
   size_t chunks;               // of output channels in each
   const uint64_t call = ++calls;
   std::atomic<bool> out_of_memory{false};
+  const OwnResponses* const caller = &own_responses;
+  int64_t start = 0;                     // of a call that is measured
+  std::atomic<int64_t> other_began{0};   // when the first of the other threads did
 
   size_t most_t_bytes() const {
     return w.quads.size() * size_t(kTileVectors * kQuadBytes);
@@ -76,14 +85,23 @@ struct HybridConv::Run {
     return tile;
   }
 
-  void all_pieces(ThreadPool& pool) {
-    pool.parallel_for(
-        tiles * chunks, [](void* self, size_t i) { static_cast<Run*>(self)->piece(i); },
-        this);
+  void all_pieces(ThreadPool& pool, Sharing& sharing) {
+    const Sharing::Choice choice = sharing.next(int64_t(tiles));
+    if (choice.measure) start = nanoseconds();
+    if (choice.share) {
+      pool.parallel_for(
+          tiles * chunks, [](void* self, size_t i) { static_cast<Run*>(self)->piece(i); }, this);
+      if (choice.measure) sharing.began_after(other_began - start, other_began != 0);
+    } else {
+      chunks = 1;
+      for (size_t i = 0; i < tiles; ++i) piece(i);
+      if (choice.measure) sharing.took_alone(nanoseconds() - start, int64_t(tiles));
+    }
     if (out_of_memory) throw std::bad_alloc();
   }
 
   void piece(size_t i) {
+    if (start != 0 && &own_responses != caller && other_began == 0) other_began = nanoseconds();
     const size_t index = i / chunks, chunk = i % chunks;
     const size_t fours = (size_t(w.K) + kDenseRows - 1) / kDenseRows;
     const size_t begin = fours * chunk / chunks * kDenseRows;
@@ -168,7 +186,7 @@ void HybridConv::run(const uint8_t* x, const std::vector<int64_t>& x_shape,
              x_shape[0], ptrdiff_t(height * width),
              ptrdiff_t(plan->output[0] * plan->output[1]), size_t(tiles),
              tiles < kFewTiles ? kChunks : 1};
-  run.all_pieces(pool);
+  run.all_pieces(pool, sharing_);
 }
 
 }  // namespace optc

@@ -10,6 +10,7 @@
 #include "hybrid_plan.h"
 #include "hybrid_weights.h"
 #include "plan_cache.h"
+#include "sharing.h"
 #include "thread_pool.h"
 
 namespace optc {
@@ -38,6 +39,7 @@ class HybridConv {
   int64_t group_;
   const HybridKernels& kernels_;
   mutable PlanCache<HybridPlan> plans_;
+  mutable Sharing sharing_;
 };
 
 }  // namespace optc
