@@ -10,7 +10,7 @@ layer, without training. Layers that are not decomposed become ordinary int8 (QD
 convolutions among them run in the hybrid kernel. A float model is decomposed by `penni` first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import ClassVar
 
@@ -70,15 +70,14 @@ class EscalatePass(CompressionPass):
 
     def analyse(self, model: ir.Model) -> Plan:
         """Chooses form and bits of every layer."""
-        calibration = self.context.calibration
-        layers, reasons = self._readable(model)
+        calibration, copy = self.context.calibration, model.clone()
+        layers, reasons = self._readable(copy)
         whole = ALREADY if is_quantised(model) else NO_DATA if calibration is None else None
         choices: Mapping[str, LayerChoice] = {}
         if whole is None and calibration is not None and layers:
-            copy = model.clone()
-            prepared = self._prepare(copy, list(layers))
+            layers = self._prepare(copy, layers)
             try:
-                choices = plan_layers(copy, prepared, calibration, self.config, self.context)
+                choices = plan_layers(copy, layers, calibration, self.config, self.context)
             except CalibrationError as error:
                 raise ConfigError(f"cannot calibrate {error}") from error
             except BudgetError as error:
@@ -110,7 +109,7 @@ class EscalatePass(CompressionPass):
         bits = {each.layer: _read_bits(each, layers) for each in plan.applied}
         if bits and self.context.calibration is None:
             raise PlanError("plan of escalate: it needs calibration data, give --calib")
-        layers = self._prepare(model, list(bits))
+        layers = self._prepare(model, {name: layers[name] for name in layers if name in bits})
         done = self._quantise(model, layers, bits)
         for name, quantised in done.items():
             substitute = quantised.substitute
@@ -134,20 +133,19 @@ class EscalatePass(CompressionPass):
     ) -> dict[str, Quantised]:
         """Walks through the network, every layer behind its quantised predecessors."""
         calibration, done = self.context.calibration, dict[str, Quantised]()
-        todo = [name for name in layers if name in bits]
-        if calibration is None or not todo:
+        if calibration is None or not layers:
             return done
-        walk, codes = calibration.walk(model, todo), Codes(model.graph)
+        walk, codes = calibration.walk(model, list(layers)), Codes(model.graph)
         rng = np.random.default_rng(self.context.seed)
-        for index, name in enumerate(todo, start=1):
+        for index, (name, layer) in enumerate(layers.items(), start=1):
             try:
                 done[name] = quantise_layer(
-                    layers[name], walk.maps(name), codes, self.config, bits[name], rng=rng
+                    layer, walk.maps(name), codes, self.config, bits[name], rng=rng
                 )
             except CalibrationError as error:
                 raise PlanError(f"cannot calibrate '{name}': {error}") from error
             walk.substitute(name, done[name].substitute)
-            self.context.progress(index, len(todo), f"quantise {name}")
+            self.context.progress(index, len(layers), f"quantise {name}")
         return done
 
     def _readable(self, model: ir.Model) -> tuple[dict[str, Layer], dict[str, str]]:
@@ -172,14 +170,14 @@ class EscalatePass(CompressionPass):
                 reasons[name] = refusal
         return layers, reasons
 
-    def _prepare(self, model: ir.Model, names: Sequence[str]) -> dict[str, Layer]:
-        """Brings the named layers into the form that they are quantised in, and reads them."""
-        layers, _ = self._readable(model)
-        if decompose_units(model, {name: layers[name] for name in names}):
-            layers, _ = self._readable(model)
-        if any(isinstance(layers[name], DecomposedLayer) for name in names):
+    def _prepare(self, model: ir.Model, layers: dict[str, Layer]) -> dict[str, Layer]:
+        """Brings layers of a model into the form that they are quantised in."""
+        if decompose_units(model, layers):
+            readable, _ = self._readable(model)
+            layers = {name: layer for name, layer in readable.items() if name in layers}
+        if any(isinstance(layer, DecomposedLayer) for layer in layers.values()):
             add_functions(model, op_types())
-        return {name: layers[name] for name in layers if name in names}
+        return layers
 
 
 def _decide(node: ir.Node, before: Cost, refusal: str, choice: LayerChoice | None) -> LayerDecision:

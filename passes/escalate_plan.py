@@ -158,7 +158,7 @@ def _kind(layer: Layer) -> str:
 
 
 def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfig) -> LayerChoice:
-    if isinstance(layer, DenseLayer) or layer.unit:
+    if _is_int8(layer):
         weight = layer.weight if isinstance(layer, DenseLayer) else layer.weights.coefficients
         return LayerChoice(
             form="int8",
@@ -170,7 +170,8 @@ def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfi
             error=quantised.error,
         )
     [node] = [node for node in quantised.substitute.nodes if is_hybrid_conv(node)]
-    symbols = read_weights(node).symbols
+    weights = read_weights(node)
+    symbols = weights.symbols
     scales = config.scales if bits < 8 else "output"
     of = "(output, basis kernel)" if scales == "basis" else "output"
     nonzero = int(np.count_nonzero(symbols))
@@ -178,9 +179,9 @@ def _choice(layer: Layer, bits: int, quantised: Quantised, config: EscalateConfi
         form="hybrid",
         bits=bits,
         scales=scales,
-        reason=f"{len(layer.weights.basis)} basis kernels of 8 bits, {NAMES[bits]} coefficients, "
+        reason=f"{len(weights.basis)} basis kernels of 8 bits, {NAMES[bits]} coefficients, "
         f"{nonzero / symbols.size:.1%} not zero, a scale for each {of}",
-        parameters=nonzero + layer.weights.basis.size,
+        parameters=nonzero + weights.basis.size,
         nbytes=quantised.nbytes,
         error=quantised.error,
     )

@@ -16,7 +16,6 @@ from passes.conv import replace_node
 from passes.escalate_layers import DecomposedLayer, DenseLayer, Layer
 from passes.fuse import FusePass
 from runtimes.operators.decomposed_conv import DecomposedWeights, make_node
-from runtimes.operators.decomposed_conv_function import add_functions
 
 UNIT_CHANNELS = 4
 UNIT_TAPS = 9
@@ -64,8 +63,7 @@ def decompose_units(model: ir.Model, layers: Mapping[str, Layer]) -> bool:
         [x] = [value for value in layer.node.inputs[:1] if value is not None]
         node, own = make_node(x, weights, layer.geometry, name=layer.node.name or "")
         replace_node(layer.node, [node], own)
-        add_functions(model, [node.op_type])
-    fuse = FusePass()
+    fuse = FusePass()  # stores the bodies of the operators too
     plan = fuse.analyse(model)
     fused = tuple(each for each in plan.layers if each.layer in names)
     fuse.apply(model, replace(plan, layers=fused))
