@@ -18,6 +18,7 @@ from passes.mathematics.fit import Samples
 from passes.mathematics.integer_fit import IntegerRows, fit_integers
 from passes.mathematics.moments import Moments, moments
 from passes.mathematics.quantization import Affine
+from runtimes.operators.hybrid_conv import MAX_SHIFT
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -26,7 +27,6 @@ Mask = NDArray[np.bool_]
 LARGEST = {8: 127, 4: 7, 2: 1}
 """vmax by bits of a coefficient; two bits are ternary."""
 INT8 = 127
-MAX_SHIFT = 22
 RESPONSE_ROWS = 2048
 RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Parts of the largest response that are tried as the range of T."""

@@ -39,11 +39,12 @@ SUMS_NAME = "HybridSums"
 
 _FLOAT, _INT = ir.DataType.FLOAT, ir.AttributeType.INT
 _SUMS_INPUTS = ("X", "x_zero_point", "basis", "shift", "values", "positions", "levels")
+_OFFSET = "offset"
 _SUMS_ATTRIBUTES = {
     **dict.fromkeys(("strides", "pads", "dilations", "coefficient_shape"), ir.AttributeType.INTS),
-    **dict.fromkeys(("group", "position_bits", "value_bits", "block"), _INT),
+    **dict.fromkeys(("group", "position_bits", "value_bits", "block", _OFFSET), _INT),
 }
-_OFFSET = "offset"
+_DEFAULTS = {_OFFSET: 0}
 _BOUNDS = ("lower", "upper")
 
 
@@ -60,7 +61,6 @@ def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
     def trace(op: Any, *inputs: ir.Value) -> ir.Value:
         given = dict(zip(formal, inputs, strict=True))
         attributes = {key: ir.RefAttr(key, key, kind) for key, kind in _SUMS_ATTRIBUTES.items()}
-        attributes[_OFFSET] = ir.RefAttr(_OFFSET, _OFFSET, _INT)
         sums = getattr(op, SUMS_NAME)
         acc, out = sums(
             *(given[key] for key in _SUMS_INPUTS),
@@ -75,8 +75,7 @@ def function_body(name: str, opset: int, domain: str = DOMAIN) -> ir.Function:
 
 
 def _sums_attributes() -> list[ir.Attr]:
-    required = (ir.Attr(key, kind, None) for key, kind in _SUMS_ATTRIBUTES.items())
-    return [*required, ir.Attr(_OFFSET, _INT, 0)]
+    return [ir.Attr(key, kind, _DEFAULTS.get(key)) for key, kind in _SUMS_ATTRIBUTES.items()]
 
 
 def _requantize(op: Any, acc: ir.Value, given: dict[str, ir.Value]) -> ir.Value:
