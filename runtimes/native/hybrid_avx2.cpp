@@ -18,6 +18,10 @@ namespace {
 // Sums have the type of vpdpbusd itself, or gcc copies them before and after each.
 typedef int32_t Eight __attribute__((vector_size(32)));
 
+struct Bytes {
+  __m256i of[2];
+};
+
 }  // namespace
 
 namespace hybrid_avx2 {
@@ -25,9 +29,6 @@ namespace {
 
 constexpr int32_t kOffset = 0;
 
-struct Bytes {
-  __m256i of[2];
-};
 struct Pixels {
   __m256i even[2], odd[2];  // 16-bit words
 };
@@ -83,9 +84,6 @@ namespace {
 
 constexpr int32_t kOffset = 128;  // unsigned T, as vpdpbusd wants it
 
-struct Bytes {
-  __m256i of[2];
-};
 typedef Bytes Pixels;
 typedef __m256i Taps;
 

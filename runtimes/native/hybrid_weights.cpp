@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 #include <tuple>
+#include <utility>
 
 #include "hybrid_terms.h"
 
@@ -214,7 +215,7 @@ HybridForms pack_hybrid_weights(const HybridAttributes& attributes,
                                 const Form* wanted) {
   check_hybrid_constants(attributes, constants);
   const QuadLayout layout(attributes.conv);
-  const std::vector<Term> terms = decode_terms(attributes, constants);
+  std::vector<Term> terms = decode_terms(attributes, constants);
   const HybridWeights common = pack_common(attributes, constants, terms, offset);
   const Counts counts = {layout.quads(), common.K * layout.per_group()};
   const bool can = wanted != nullptr && can_have(*wanted, common.K, layout.group, counts);
@@ -222,11 +223,12 @@ HybridForms pack_hybrid_weights(const HybridAttributes& attributes,
     return can ? *wanted : fastest(terms, common.K, layout.group, counts, narrow);
   };
   const Form form = choose(false), of_narrow = choose(true);
-  HybridForms forms = {pack_form(common, terms, layout, form), nullptr};
+  HybridForms forms = {};
   if (of_narrow != form) {
     forms.narrow =
         std::make_unique<const HybridWeights>(pack_form(common, terms, layout, of_narrow));
   }
+  forms.wide = pack_form(common, std::move(terms), layout, form);
   return forms;
 }
 
